@@ -1,0 +1,107 @@
+"""The pieces of a Transformer layer that are not attention.
+
+In and out: activations `[B, T, D]`. Norms and rotary angles are computed in
+f32 whatever the compute dtype. What is *not* here: attention, caches, the
+stack of layers.
+"""
+
+import math
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from restem_jax.models.config import ModelConfig, RopeScaling
+
+
+def param(
+  rngs: nnx.Rngs,
+  shape: tuple[int, ...],
+  axes: tuple[str, ...],
+  fan_in: int | None = None,
+) -> nnx.Param:
+  """An f32 parameter with logical axes: normal / sqrt(fan_in).
+
+  Without `fan_in` it is a norm's scale (ones), with 0 a bias (zeros).
+  """
+  assert len(shape) == len(axes), (shape, axes)
+  if not fan_in:
+    value = jnp.full(shape, 1.0 if fan_in is None else 0.0, jnp.float32)
+  else:
+    value = jax.random.normal(rngs.params(), shape) / math.sqrt(fan_in)
+  return nnx.Param(value, axes=axes)
+
+
+def rms_norm(
+  x: Float[Array, '*B D'], scale: Float[Array, ' D'], eps: float
+) -> Float[Array, '*B D']:
+  """x / rms(x) * scale over the last axis, in f32 (arXiv 1910.07467)."""
+  x32 = x.astype(jnp.float32)
+  inverse = jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + eps)
+  scale = scale.reshape((1,) * (x.ndim - 1) + scale.shape)
+  return (x32 * inverse * scale.astype(jnp.float32)).astype(x.dtype)
+
+
+def soft_cap(x: Array, cap: float | None) -> Array:
+  """cap * tanh(x / cap): Gemma 2 (arXiv 2408.00118 §2)."""
+  return x if cap is None else jnp.tanh(x / cap) * cap
+
+
+def rope_frequencies(
+  head_dim: int, theta: float, scaling: RopeScaling | None
+) -> Float[Array, ' half']:
+  """Angular frequencies `[head_dim / 2]`, radians per token, f32."""
+  exponent = jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim
+  freqs = theta**-exponent
+  if scaling is None:
+    return freqs
+  if scaling.kind == 'linear':
+    return freqs / scaling.factor
+  # llama3: by wavelength; between the two borders the blend is linear.
+  turns = scaling.original_max_len * freqs / (2 * math.pi)
+  low, high = scaling.low_freq_factor, scaling.high_freq_factor
+  keep = jnp.clip((turns - low) / (high - low), 0.0, 1.0)
+  return keep * freqs + (1 - keep) * freqs / scaling.factor
+
+
+def rope_angles(
+  positions: Int[Array, 'B T'], freqs: Float[Array, ' half']
+) -> tuple[Float[Array, 'B T half'], Float[Array, 'B T half']]:
+  """sin and cos of position * frequency, f32."""
+  angles = positions[..., None].astype(jnp.float32) * freqs[None, None]
+  return jnp.sin(angles), jnp.cos(angles)
+
+
+def rotate(x: Array, sin: Array, cos: Array) -> Array:
+  """Rotary embedding, rotate-half form (arXiv 2104.09864 §3.4).
+
+  Args:
+    x: `[B, T, ..., head_dim]`.
+    sin: `[B, T, head_dim / 2]`, f32.
+    cos: as `sin`.
+
+  Returns:
+    `x` with the pairs (i, i + head_dim / 2) rotated; dtype of `x`.
+  """
+  heads = (1,) * (x.ndim - 3)
+  sin, cos = (a.reshape(a.shape[:2] + heads + a.shape[2:]) for a in (sin, cos))
+  a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+  return jnp.concatenate(
+    [a * cos - b * sin, b * cos + a * sin], axis=-1
+  ).astype(x.dtype)
+
+
+class Mlp(nnx.Module):
+  """Gated MLP: (act(x gate) * (x up)) down (arXiv 2002.05202)."""
+
+  def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+    n, d, f = config.num_layers, config.embed_dim, config.mlp_dim
+    self.config = config
+    self.gate = param(rngs, (n, d, f), ('layers', 'embed', 'mlp'), d)
+    self.up = param(rngs, (n, d, f), ('layers', 'embed', 'mlp'), d)
+    self.down = param(rngs, (n, f, d), ('layers', 'mlp', 'embed'), f)
+
+  def __call__(self, x: Float[Array, 'B T D']) -> Float[Array, 'B T D']:
+    act = jax.nn.silu if self.config.activation == 'silu' else jax.nn.gelu
+    return (act(x @ self.gate[...]) * (x @ self.up[...])) @ self.down[...]

@@ -1,0 +1,50 @@
+"""Strict switches for every test, set before any test imports jax's backend.
+
+Eight CPU devices (sharding tests run in this process), no silent rank
+promotion, and compiled programs kept between runs of the suite.
+"""
+
+import os
+import pathlib
+
+# Tests run on the CPU wherever they run; an explicit choice wins.
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+
+import hypothesis
+import jax
+import pytest
+
+jax.config.update('jax_num_cpu_devices', 8)
+jax.config.update('jax_numpy_rank_promotion', 'raise')
+
+_CACHE = pathlib.Path(
+  os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
+)
+jax.config.update(
+  'jax_compilation_cache_dir', str(_CACHE / 'restem_jax' / 'test_programs')
+)
+jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
+
+# The same examples on every run and machine; no deadline, since the first
+# example of a jitted function pays for its compilation.
+hypothesis.settings.register_profile(
+  'restem', derandomize=True, deadline=None, max_examples=50, database=None
+)
+hypothesis.settings.load_profile('restem')
+
+
+def pytest_addoption(parser):
+  parser.addoption(
+    '--slow', action='store_true', help='also run tests marked slow'
+  )
+
+
+def pytest_collection_modifyitems(config, items):
+  if config.getoption('--slow'):
+    return
+  for item in items:
+    if marker := item.get_closest_marker('slow'):
+      reason = marker.args[0] if marker.args else 'no reason given'
+      skip = pytest.mark.skip(reason=f'slow ({reason}); run with --slow')
+      item.add_marker(skip)

@@ -1,0 +1,205 @@
+"""The engine equals the slow reference, whatever its shape."""
+
+import string
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from restem_jax import partitioning
+from restem_jax.models.config import ModelConfig
+from restem_jax.models.transformer import Model
+from restem_jax.sampling import (
+  engine as engine_lib,
+  policies,
+  reference,
+  stops as stops_lib,
+)
+
+# Token i is one character or, from 90, two: stop strings cross boundaries.
+CHARS = string.printable[:90]
+TOKEN_BYTES = [c.encode() for c in CHARS] + [
+  b'',
+  b'ab',
+  b'bc',
+  b'ca',
+  b'aa',
+  b'\xc3',
+]
+EOS = (90, 50, 51, 52)
+
+CONFIG = ModelConfig(
+  vocab_size=len(TOKEN_BYTES),
+  num_layers=2,
+  embed_dim=16,
+  mlp_dim=32,
+  num_heads=4,
+  num_kv_heads=2,
+  head_dim=4,
+  tied_embeddings=False,
+)
+MODEL = Model(CONFIG)
+SAMPLED = policies.Policy(temperature=1.2, top_k=30, top_p=0.95)
+STRINGS = ('ab', 'zq', '3')
+
+
+@pytest.fixture(scope='module')
+def params():
+  return MODEL.init(jax.random.key(1))
+
+
+def requests(num, samples=3, longest=30):
+  rng = np.random.default_rng(0)
+  return [
+    engine_lib.Request(
+      problem_id=f'p{i}',
+      prompt_ids=rng.integers(0, 90, rng.integers(1, longest)).tolist(),
+      indices=range(samples),
+    )
+    for i in range(num)
+  ]
+
+
+def make(strings=STRINGS, **kwargs):
+  shape = {
+    'max_prompt_len': 30,
+    'num_slots': 4,
+    'steps_per_call': 3,
+    'prefill_tokens': 64,
+  }
+  return engine_lib.Engine(
+    MODEL,
+    stops_lib.build(TOKEN_BYTES, EOS, strings),
+    max_new_tokens=12,
+    **shape | kwargs,
+  )
+
+
+def collect(engine, params, reqs, policy, **kwargs):
+  out = engine.sample(params, reqs, policy, seed=7, iteration=2, **kwargs)
+  return {(r.problem_id, r.index): r for r in out}
+
+
+def assert_same(a, b):
+  assert a.token_ids == b.token_ids
+  assert a.finish == b.finish
+  np.testing.assert_allclose(a.logprobs, b.logprobs, atol=2e-5)
+
+
+@pytest.mark.parametrize('policy', [policies.GREEDY, SAMPLED])
+def test_equals_the_reference(params, policy):
+  reqs = requests(5, longest=40)
+  got = collect(make(max_prompt_len=40), params, reqs, policy)
+  assert len(got) == 15
+  finishes = set()
+  for request in reqs:
+    for index in request.indices:
+      want = reference.sample(
+        MODEL,
+        params,
+        problem_id=request.problem_id,
+        prompt_ids=request.prompt_ids,
+        index=index,
+        policy=policy,
+        max_new_tokens=12,
+        seed=7,
+        iteration=2,
+        token_bytes=TOKEN_BYTES,
+        eos_ids=EOS,
+        strings=STRINGS,
+      )
+      assert_same(got[request.problem_id, index], want)
+      finishes.add(want.finish)
+  if policy is SAMPLED:
+    assert finishes == {'eos', 'stop', 'length'}
+
+
+@pytest.mark.parametrize(
+  'shape',
+  [
+    {'num_slots': 1},
+    {'num_slots': 32},
+    {'steps_per_call': 1},
+    {'steps_per_call': 50},
+    {'prefill_tokens': 8},
+    {'prefill_tokens': 500},
+  ],
+  ids=str,
+)
+def test_samples_do_not_depend_on_the_shape(params, shape):
+  reqs = requests(6)
+  want = collect(make(), params, reqs, SAMPLED)
+  got = collect(make(**shape), params, reqs[::-1], SAMPLED)
+  assert got.keys() == want.keys()
+  for key in want:
+    assert_same(got[key], want[key])
+
+
+def test_samples_of_a_problem_differ_and_depend_on_every_part_of_the_key(
+  params,
+):
+  engine, reqs = make(()), requests(1, samples=6)
+  got = collect(engine, params, reqs, SAMPLED)
+  assert len({r.token_ids for r in got.values()}) == 6
+  for other in ({'seed': 8, 'iteration': 2}, {'seed': 7, 'iteration': 3}):
+    rollouts = list(engine.sample(params, reqs, SAMPLED, **other))
+    assert not {r.token_ids for r in rollouts} & {
+      r.token_ids for r in got.values()
+    }
+
+
+def test_nothing_compiles_after_warm_up(params):
+  engine = make()
+  collect(engine, params, requests(6), SAMPLED)
+  programs = engine.num_programs
+  assert programs <= 2 * len(engine.buckets) + 1
+  other = policies.Policy(temperature=0.3, top_k=80, top_p=0.5)
+  collect(engine, params, requests(4, 7), other, max_new_tokens=5)
+  collect(engine, params, requests(4, 1), policies.GREEDY)
+  assert engine.num_programs == programs
+
+
+def test_the_limit_is_kept(params):
+  got = collect(make(()), params, requests(3), SAMPLED, max_new_tokens=4)
+  for rollout in got.values():
+    assert len(rollout.token_ids) == 4 or rollout.finish == 'eos'
+
+
+@pytest.mark.parametrize(
+  ('ids', 'message'), [([], 'p9.*empty'), ([1] * 31, 'p9.*31 tokens.*30')]
+)
+def test_bad_prompts_are_named(params, ids, message):
+  request = engine_lib.Request(problem_id='p9', prompt_ids=ids, indices=(0,))
+  with pytest.raises(ValueError, match=message):
+    collect(make(), params, [request], SAMPLED)
+
+
+def test_utilisation_is_counted(params):
+  engine = make(())
+  got = collect(engine, params, requests(8), SAMPLED)
+  assert engine.stats.tokens == sum(len(r.token_ids) for r in got.values())
+  busy = engine.stats.tokens / (engine.stats.steps * engine.num_slots)
+  assert 0.7 < busy <= 1
+
+
+def test_sharded_equals_one_device(params):
+  mesh = partitioning.make_mesh(data=2, fsdp=2, tensor=2)
+  shardings = partitioning.shardings(mesh, MODEL.logical_axes())
+  reqs = requests(5)
+  want = collect(make(), params, reqs, SAMPLED)
+  got = collect(
+    make(mesh=mesh), jax.device_put(params, shardings), reqs, SAMPLED
+  )
+  for key in want:
+    assert_same(got[key], want[key])
+
+
+def test_logprobs_are_of_the_untempered_policy(params):
+  request = requests(1, 1)[0]
+  rollout = collect(make(()), params, [request], SAMPLED)['p0', 0]
+  ids = [*request.prompt_ids, *rollout.token_ids]
+  logits = MODEL.forward(params, jnp.array([ids]))[0]
+  logprobs = jax.nn.log_softmax(logits)[len(request.prompt_ids) - 1 : -1]
+  want = logprobs[np.arange(len(rollout.token_ids)), rollout.token_ids]
+  np.testing.assert_allclose(rollout.logprobs, want, atol=2e-5)
