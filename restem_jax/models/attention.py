@@ -19,7 +19,11 @@ _MASKED = -1e30  # finite: a row that sees nothing gives zeros, not NaN
 
 
 class Part(NamedTuple):
-  """One stretch of keys that the queries may see."""
+  """One stretch of keys that the queries may see.
+
+  A part with one row is shared by all rows of queries and attended as one
+  matrix per kv head.
+  """
 
   k: Float[Array, 'B K S hd']
   v: Float[Array, 'B K S hd']
@@ -40,9 +44,7 @@ def attend(
   """
   logits = []
   for part in parts:
-    x = jnp.einsum(
-      'bkgth,bksh->bkgts', q, part.k, preferred_element_type=jnp.float32
-    )
+    x = _product('bkgth,bksh->bkgts', q, part.k)
     x = layers.soft_cap(x * scale, softcap)
     logits.append(jnp.where(part.mask[:, None, None], x, _MASKED))
   top = logits[0].max(-1)
@@ -54,13 +56,16 @@ def attend(
       part.mask[:, None, None], jnp.exp(x - top[..., None]), 0.0
     )
     total += weights.sum(-1)
-    out += jnp.einsum(
-      'bkgts,bksh->bkgth',
-      weights.astype(part.v.dtype),
-      part.v,
-      preferred_element_type=jnp.float32,
-    )
+    weights = weights.astype(part.v.dtype)
+    out += _product('bkgts,bksh->bkgth', weights, part.v)
   return (out / jnp.maximum(total, 1e-30)[..., None]).astype(q.dtype)
+
+
+def _product(formula: str, x: Array, y: Array) -> Array:
+  """einsum to f32; without y's batch axis if its one row serves all of x."""
+  if y.shape[0] == 1 and x.shape[0] > 1:
+    formula, y = formula.replace('bksh', 'ksh'), y[0]
+  return jnp.einsum(formula, x, y, preferred_element_type=jnp.float32)
 
 
 class Attention(nnx.Module):

@@ -69,21 +69,30 @@ def append(context: Context, k: Array, v: Array, active: Array) -> Context:
 
 
 def insert(
-  context: Context, k: Array, v: Array, length: Array, slots: Array
+  context: Context,
+  k: Array,
+  v: Array,
+  slots: Array,
+  start: Array | int,
+  length: Array,
 ) -> Context:
-  """Puts prefilled prompts into slots (several slots may share a prompt).
+  """Puts prefilled tokens into slots.
 
   Args:
     context: the slots' cache.
-    k: `[L, R, K, T, head_dim]`, one row per slot to fill; T <= S.
+    k: `[L, R, K, T, head_dim]`, one row per slot to fill, or one for all.
     v: as `k`.
-    length: `[R]` prompt lengths.
     slots: `[R]` slot numbers; numbers >= B are dropped (padding rows).
+    start: position of the first of the T tokens; what falls beyond S is
+      dropped.
+    length: `[R]` new lengths of the slots.
   """
-  t = k.shape[3]
+  at = start + jnp.arange(k.shape[3])
 
   def write(cache, new):
-    return cache.at[:, slots, :, :t].set(new.astype(cache.dtype), mode='drop')
+    # The indexed axes 1 and 3 are apart, so [R, T] comes first.
+    new = jnp.transpose(new, (1, 3, 0, 2, 4)).astype(cache.dtype)
+    return cache.at[:, slots[:, None], :, at[None]].set(new, mode='drop')
 
   return Context(
     write(context.k, k),

@@ -5,9 +5,11 @@ stops. Out: rollouts, in the order in which they finish. What is *not* here:
 text, tasks, files.
 
 A fixed number of slots decodes in fused calls of K steps; finished slots are
-harvested and refilled between calls. A problem's prompt is prefilled once,
-all but its last token; its N samples then start by feeding that last token,
-so drawing the first token is no special case. Collection never stops at
+harvested and refilled between calls. What prompts begin with in common (few
+shots) is prefilled once, and attended as one matrix when the rest of a prompt
+is. That rest is prefilled once per problem, all but the last token; the N
+samples then start by feeding that token, so drawing the first token is no
+special case. Collection never stops at
 "enough" samples: that would bias what is kept to short answers.
 
 Programs are compiled ahead of time, one per prompt bucket for prefill and
@@ -18,12 +20,15 @@ insertion and one for decoding; a compiled program cannot recompile, and
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array
 import numpy as np
 
+from restem_jax.models import cache
 from restem_jax.models.transformer import Model, Params
 from restem_jax.sampling import policies, slots as slots_lib
 from restem_jax.sampling.stops import Stops
@@ -36,6 +41,7 @@ class Request:
   problem_id: str
   prompt_ids: Sequence[int]
   indices: Sequence[int]  # sample indices, e.g. range(N)
+  prefix_len: int = 0  # leading prompt ids that other requests have as well
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,14 +62,24 @@ class Stats:
   steps: int = 0  # decode steps, each over all slots
   tokens: int = 0  # tokens sampled; tokens / (steps * slots) = utilisation
   prefilled: int = 0  # prompt tokens prefilled, padding not counted
+  shared: int = 0  # prompt tokens taken from a shared prefix instead
 
 
 class _Prefilled(NamedTuple):
   """A prefilled batch of prompts, kept until all their samples have slots."""
 
+  prefix: cache.Context
   k: Array
   v: Array
   waiting: deque[tuple[int, Request, int]]  # (row, request, sample index)
+
+
+def _prefill(model: Model, params, tokens, *prefix: cache.Context):
+  """Keys and values of tokens `[R, T]` behind a shared prefix, if any."""
+  start = prefix[0].length[0] if prefix else jnp.int32(0)
+  at = start + jnp.arange(tokens.shape[1], dtype=jnp.int32)
+  at = jnp.broadcast_to(at[None], tokens.shape)
+  return model.hidden(params, tokens, at, contexts=prefix)[1]
 
 
 def length_buckets(longest: int) -> tuple[int, ...]:
@@ -84,6 +100,7 @@ class Engine:
     *,
     max_prompt_len: int,
     max_new_tokens: int,
+    max_prefix_len: int = 0,
     num_slots: int = 64,
     steps_per_call: int = 8,
     prefill_tokens: int = 512,
@@ -96,6 +113,7 @@ class Engine:
       stops: EOS ids and stop strings of this run.
       max_prompt_len: longest prompt, tokens.
       max_new_tokens: longest rollout, tokens.
+      max_prefix_len: longest shared prefix, tokens.
       num_slots: B, rollouts that decode at the same time.
       steps_per_call: K, decode steps between two harvests.
       prefill_tokens: tokens per prefill call; prompts of one length bucket
@@ -104,6 +122,7 @@ class Engine:
     """
     self.model, self.stops = model, stops
     self.max_prompt_len, self.max_new_tokens = max_prompt_len, max_new_tokens
+    self.max_prefix_len = max_prefix_len
     self.num_slots, self.steps_per_call = num_slots, steps_per_call
     self.buckets = length_buckets(max_prompt_len)
     self.prefill_tokens = prefill_tokens
@@ -113,7 +132,7 @@ class Engine:
 
   @property
   def num_programs(self) -> int:
-    """Programs compiled so far: at most 2 per bucket, and 1 to decode."""
+    """Programs compiled so far: at most 2 per bucket, and 2 more."""
     return len(self._programs)
 
   def sample(
@@ -199,14 +218,12 @@ class Engine:
   ) -> slots_lib.State:
     """Puts waiting samples of a batch into free slots; one device call."""
     b = self.num_slots
-    fill = slots_lib.Fill(
-      slots=np.full(b, b, np.int32),
-      rows=np.zeros(b, np.int32),
-      length=np.zeros(b, np.int32),
-      last=np.zeros(b, np.int32),
-      words=np.zeros((b, 2), np.uint32),
-      index=np.zeros(b, np.int32),
-    )
+    arrays: Any = {
+      name: np.zeros(b, np.int32) for name in slots_lib.Fill._fields
+    }
+    arrays['slots'] += b
+    arrays['words'] = np.zeros((b, 2), np.uint32)
+    fill = slots_lib.Fill(**arrays)
     for i in range(min(len(free), len(batch.waiting))):
       row, request, index = batch.waiting.popleft()
       slot = free.popleft()
@@ -216,22 +233,41 @@ class Engine:
       fill.last[i] = request.prompt_ids[-1]
       fill.words[i] = policies.problem_words(request.problem_id)
     bucket = batch.k.shape[3]
-    return self._run('insert', bucket, state, batch.k, batch.v, fill, *draws)
+    args = (state, batch.prefix, batch.k, batch.v, fill, *draws)
+    return self._run('insert', bucket, *args)
 
   def _prefill_batches(self, params, requests) -> Iterator[_Prefilled]:
-    """Prefills prompts, several of one length bucket a call."""
-    waiting: dict[int, list[Request]] = {}
+    """Prefills prompts, several of one prefix and length bucket a call."""
+    waiting: dict[tuple[tuple[int, ...], int], list[Request]] = {}
+    prefixes: dict[tuple[int, ...], cache.Context] = {}
+
+    def prefill(key):
+      ids, bucket = key
+      if ids not in prefixes:
+        prefixes[ids] = self._prefix(params, ids)
+      return self._prefill(params, prefixes[ids], bucket, waiting.pop(key))
+
     for request in requests:
-      bucket = self._bucket(request)
-      group = waiting.setdefault(bucket, [])
-      group.append(request)
-      if len(group) == self._rows(bucket):
-        yield self._prefill(params, bucket, waiting.pop(bucket))
+      key = (
+        tuple(request.prompt_ids[: request.prefix_len]),
+        self._bucket(request),
+      )
+      waiting.setdefault(key, []).append(request)
+      if len(waiting[key]) == self._rows(key[1]):
+        yield prefill(key)
       elif sum(map(len, waiting.values())) > 2 * self._rows(self.buckets[0]):
-        bucket = max(waiting, key=lambda b: len(waiting[b]))
-        yield self._prefill(params, bucket, waiting.pop(bucket))
-    for bucket, group in waiting.items():
-      yield self._prefill(params, bucket, group)
+        yield prefill(max(waiting, key=lambda key: len(waiting[key])))
+    while waiting:
+      yield prefill(next(iter(waiting)))
+
+  def _prefix(self, params, ids: tuple[int, ...]) -> cache.Context:
+    """Keys and values of a shared prefix: one row, padded to the longest."""
+    # At least one token wide: an empty prefix is one that nobody sees.
+    tokens = np.zeros((1, max(1, self.max_prefix_len)), np.int32)
+    tokens[0, : len(ids)] = ids
+    self.stats.prefilled += len(ids)
+    k, v = self._run('prefix', 0, params, tokens)
+    return cache.Context(k, v, jnp.array([len(ids)], jnp.int32))
 
   def _rows(self, bucket: int) -> int:
     # A function of the bucket alone: the shape of the call, and with it the
@@ -250,31 +286,41 @@ class Engine:
         f'problem {request.problem_id}: its prompt has {n} tokens, the engine '
         f'takes {self.max_prompt_len}; raise max_prompt_len or shorten it'
       )
-    return next(b for b in self.buckets if b >= n)
+    if not 0 <= request.prefix_len <= min(n - 1, self.max_prefix_len):
+      raise ValueError(
+        f'problem {request.problem_id}: prefix_len={request.prefix_len} must '
+        f'be less than its {n} prompt tokens, and at most max_prefix_len='
+        f'{self.max_prefix_len}'
+      )
+    return next(b for b in self.buckets if b >= n - request.prefix_len)
 
-  def _prefill(self, params, bucket: int, group: list[Request]) -> _Prefilled:
+  def _prefill(
+    self, params, prefix: cache.Context, bucket: int, group: list[Request]
+  ) -> _Prefilled:
     tokens = np.zeros((self._rows(bucket), bucket), np.int32)
     for row, request in enumerate(group):
       # The last prompt token is fed by the slots, see the module docstring.
-      ids = request.prompt_ids[:-1]
+      ids = request.prompt_ids[request.prefix_len : -1]
       tokens[row, : len(ids)] = ids
       self.stats.prefilled += len(ids)
-    k, v = self._run('prefill', bucket, params, tokens)
+      self.stats.shared += request.prefix_len
+    k, v = self._run('prefill', bucket, params, tokens, prefix)
     samples = deque((r, q, i) for r, q in enumerate(group) for i in q.indices)
-    return _Prefilled(k, v, samples)
+    return _Prefilled(prefix, k, v, samples)
 
   def _run(self, kind: str, bucket: int, *args):
     """Runs a program, compiling it ahead of time if it is not there yet."""
     program = self._programs.get((kind, bucket))
     if program is None:
       if kind == 'decode':
-        fn = lambda *a: slots_lib.decode(self.model, self.steps_per_call, *a)
+        fn = functools.partial(
+          slots_lib.decode, self.model, self.steps_per_call
+        )
         jitted = jax.jit(fn, donate_argnums=1)
       elif kind == 'insert':
         jitted = jax.jit(slots_lib.insert, donate_argnums=0)
       else:
-        fn = lambda params, tokens: self.model.hidden(params, tokens)[1]
-        jitted = jax.jit(fn)
+        jitted = jax.jit(functools.partial(_prefill, self.model))
       program = jitted.lower(*args).compile()
       self._programs[kind, bucket] = program
     return program(*args)

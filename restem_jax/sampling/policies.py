@@ -42,7 +42,7 @@ class Policy:
         'all) and 0 < top_p <= 1'
       )
 
-  def scalars(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  def scalars(self) -> tuple[np.float32, np.int32, np.float32]:
     """(temperature f32, top_k int32, top_p f32), to be traced."""
     return (
       np.float32(self.temperature),

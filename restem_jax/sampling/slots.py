@@ -50,12 +50,13 @@ def decode(model: Model, num_steps: int, params, state, policy, stops):
 
   def step(carry):
     i, s = carry
-    hidden, kv = model.hidden(
+    hidden, fresh = model.hidden(
       params,
       s.last[:, None],
       positions=s.context.length[:, None],
       contexts=(s.context,),
     )
+    assert fresh is not None
     keys = jax.vmap(jax.random.fold_in)(s.keys, s.count)
     logits = model.logits(params, hidden[:, 0])
     token, logprob = policies.draw(logits, keys, *policy)
@@ -68,7 +69,7 @@ def decode(model: Model, num_steps: int, params, state, policy, stops):
     # Rows that are not active write at M, which is dropped.
     at = jnp.where(s.active, s.count, s.tokens.shape[1])
     return i + 1, s._replace(
-      context=cache.append(s.context, *kv, s.active),
+      context=cache.append(s.context, fresh[0], fresh[1], s.active),
       last=jnp.where(s.active, token, s.last),
       count=count,
       stop_state=jnp.where(s.active, stop_state, s.stop_state),
@@ -83,18 +84,24 @@ def decode(model: Model, num_steps: int, params, state, policy, stops):
   return state, steps
 
 
-def insert(state: State, k, v, fill: Fill, seed, iteration, limit):
-  """Starts rollouts in slots, their prompts copied from a prefill batch."""
+def insert(
+  state: State, prefix: cache.Context, k, v, fill: Fill, seed, iteration, limit
+):
+  """Starts rollouts in slots: a shared prefix, then a prompt of the batch."""
   keys = policies.rollout_keys(seed, iteration, fill.words, fill.index)
 
   def put(old, new):
     return old.at[fill.slots].set(new, mode='drop')
 
   zero = jnp.zeros_like(fill.slots)
+  context = state.context
+  for part, start in (
+    ((prefix.k, prefix.v), 0),
+    ((k[:, fill.rows], v[:, fill.rows]), prefix.length[0]),
+  ):
+    context = cache.insert(context, *part, fill.slots, start, fill.length)
   return state._replace(
-    context=cache.insert(
-      state.context, k[:, fill.rows], v[:, fill.rows], fill.length, fill.slots
-    ),
+    context=context,
     keys=put(state.keys, keys),
     last=put(state.last, fill.last),
     count=put(state.count, zero),

@@ -77,6 +77,7 @@ def build(
   token_bytes: Sequence[bytes],
   eos_ids: Sequence[int] = (),
   strings: Sequence[str] = (),
+  vocab_size: int | None = None,
 ) -> Stops:
   """Builds the table for a vocabulary.
 
@@ -85,13 +86,20 @@ def build(
       which leave the state as it is.
     eos_ids: ids that end a rollout.
     strings: stop strings, none empty.
+    vocab_size: V of the model, when its table has more rows than the
+      tokenizer has tokens (padding): those have no bytes.
 
   Raises:
     ValueError: an empty stop string, or an EOS id outside the vocabulary.
   """
   if any(not s for s in strings):
     raise ValueError('a stop string is empty; remove it or write its text')
-  vocab = len(token_bytes)
+  vocab = len(token_bytes) if vocab_size is None else vocab_size
+  if vocab < len(token_bytes):
+    raise ValueError(
+      f'the tokenizer has {len(token_bytes)} tokens, the model only {vocab}; '
+      'they do not belong together'
+    )
   for i in eos_ids:
     if not 0 <= i < vocab:
       raise ValueError(f'EOS id {i} is outside the vocabulary of {vocab}')
@@ -102,7 +110,8 @@ def build(
   padded = np.zeros((vocab, longest), np.int64)
   for i, data in enumerate(token_bytes):
     padded[i, : len(data)] = list(data)
-  lengths = np.fromiter(map(len, token_bytes), np.int64, vocab)
+  lengths = np.zeros(vocab, np.int64)
+  lengths[: len(token_bytes)] = [len(data) for data in token_bytes]
   states = np.repeat(np.arange(step.shape[0])[:, None], vocab, 1)
   for at in range(longest):
     live = np.flatnonzero(lengths > at)

@@ -1,5 +1,6 @@
 """The engine equals the slow reference, whatever its shape."""
 
+import dataclasses
 import string
 
 import jax
@@ -118,6 +119,7 @@ def test_equals_the_reference(params, policy):
 @pytest.mark.parametrize(
   'shape',
   [
+    {'max_prefix_len': 9},
     {'num_slots': 1},
     {'num_slots': 32},
     {'steps_per_call': 1},
@@ -131,6 +133,27 @@ def test_samples_do_not_depend_on_the_shape(params, shape):
   reqs = requests(6)
   want = collect(make(), params, reqs, SAMPLED)
   got = collect(make(**shape), params, reqs[::-1], SAMPLED)
+  assert got.keys() == want.keys()
+  for key in want:
+    assert_same(got[key], want[key])
+
+
+def test_shared_prefixes_equal_the_reference(params):
+  a, b = [5, 6, 7, 8, 9], [5, 6, 1]
+  reqs = [
+    engine_lib.Request(
+      problem_id=f'p{i}',
+      prompt_ids=[*prefix, *range(i, 2 * i + 1)],
+      indices=range(2),
+      prefix_len=len(prefix),
+    )
+    for i, prefix in enumerate([a, b, a, [], b, a, []])
+  ]
+  engine = make(max_prefix_len=5)
+  got = collect(engine, params, reqs, SAMPLED)
+  assert engine.stats.shared == 3 * len(a) + 2 * len(b)
+  plain = [dataclasses.replace(r, prefix_len=0) for r in reqs]
+  want = collect(make(), params, plain, SAMPLED)
   assert got.keys() == want.keys()
   for key in want:
     assert_same(got[key], want[key])
@@ -153,7 +176,7 @@ def test_nothing_compiles_after_warm_up(params):
   engine = make()
   collect(engine, params, requests(6), SAMPLED)
   programs = engine.num_programs
-  assert programs <= 2 * len(engine.buckets) + 1
+  assert programs <= 2 * len(engine.buckets) + 2
   other = policies.Policy(temperature=0.3, top_k=80, top_p=0.5)
   collect(engine, params, requests(4, 7), other, max_new_tokens=5)
   collect(engine, params, requests(4, 1), policies.GREEDY)

@@ -1,0 +1,184 @@
+"""Orbax checkpoints: latest to go on from, best to sample from.
+
+In: a training state, where the data stands, a validation reward. Out: the
+same, onto any mesh. What is *not* here: when to save (`training.trainer`).
+
+A checkpoint holds `params` (f32), `opt_state` and `progress` (JSON). Orbax
+writes into a temporary folder and renames it, so a killed save leaves no
+checkpoint that looks whole. Nothing here unpickles.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from etils import epath
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+_REWARD = 'validation_reward'
+
+
+def _reward(metrics: Mapping[str, float] | None) -> float:
+  """For ranking; a checkpoint that was never validated ranks last."""
+  return (metrics or {}).get(_REWARD, float('-inf'))
+
+
+class Checkpoints:
+  """The checkpoints of one M-step: keeps the latest and the best."""
+
+  def __init__(self, directory: epath.PathLike):
+    """Opens `iteration_XX/checkpoints`; a step is a folder in it."""
+    self.directory = epath.Path(directory)
+    keep = checkpoint_managers.AnyPreservationPolicy(
+      [
+        checkpoint_managers.LatestN(1),
+        checkpoint_managers.BestN(
+          get_metric_fn=_reward, n=1, keep_checkpoints_without_metrics=False
+        ),
+      ]
+    )
+    options = ocp.CheckpointManagerOptions(
+      preservation_policy=keep,
+      best_fn=_reward,
+      best_mode='max',
+      create=True,
+      cleanup_tmp_directories=True,
+    )
+    self._manager = ocp.CheckpointManager(self.directory, options=options)
+
+  def save(
+    self,
+    step: int,
+    params: Any,
+    opt_state: Any,
+    progress: Mapping[str, Any],
+    reward: float | None,
+  ) -> None:
+    """Starts an asynchronous save; a later call waits for it.
+
+    Args:
+      step: number of training steps taken.
+      params: parameter tree.
+      opt_state: the optimizer's.
+      progress: JSON values: data position, history.
+      reward: validation reward in [0, 1]; None if it was not measured.
+    """
+    self._manager.save(
+      step,
+      args=ocp.args.Composite(
+        params=ocp.args.StandardSave(params),
+        opt_state=ocp.args.StandardSave(opt_state),
+        progress=ocp.args.JsonSave(dict(progress)),
+      ),
+      metrics=None if reward is None else {_REWARD: reward},
+    )
+
+  def wait(self) -> None:
+    """Returns when every started save is on disk."""
+    self._manager.wait_until_finished()
+
+  def close(self) -> None:
+    """Waits for saves and frees the manager's threads."""
+    self._manager.close()
+
+  @property
+  def latest_step(self) -> int | None:
+    """The last saved step, or None."""
+    return self._manager.latest_step()
+
+  @property
+  def best_step(self) -> int | None:
+    """The step of the highest validation reward, or None."""
+    return self._manager.best_step()
+
+  def restore(
+    self, step: int, params: Any, opt_state: Any
+  ) -> tuple[Any, Any, dict[str, Any]]:
+    """(params, opt_state, progress) of a step.
+
+    Args:
+      step: one that was saved.
+      params: tree of arrays or ShapeDtypeStructs with the shardings wanted.
+      opt_state: as `params`.
+    """
+    restored = self._manager.restore(
+      step,
+      args=ocp.args.Composite(
+        params=ocp.args.StandardRestore(_abstract(params)),
+        opt_state=ocp.args.StandardRestore(_abstract(opt_state)),
+        progress=ocp.args.JsonRestore(),
+      ),
+    )
+    return restored['params'], restored['opt_state'], restored['progress']
+
+  def drop_optimizer(self) -> None:
+    """Deletes the optimizer states, of no use once the M-step has ended.
+
+    With AdamW they are two thirds of the bytes.
+    """
+    self.wait()
+    for step in self._manager.all_steps():
+      path = self.directory / str(step) / 'opt_state'
+      if path.exists():
+        path.rmtree()
+
+
+def _abstract(tree: Any) -> Any:
+  return jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)
+
+
+def params_path(path: epath.PathLike) -> epath.Path | None:
+  """Finds the parameters in what a user may name as a checkpoint.
+
+  Either a step's folder, or the folder of an M-step's checkpoints, whose best
+  step is taken. None if `path` holds neither.
+  """
+  path = epath.Path(path)
+  if (path / 'params').is_dir():
+    return path / 'params'
+  if not path.is_dir():
+    return None
+  steps = [p for p in path.iterdir() if (p / 'params').is_dir()]
+  if not steps:
+    return None
+  checkpoints = Checkpoints(path)
+  try:
+    step = checkpoints.best_step
+    step = checkpoints.latest_step if step is None else step
+  finally:
+    checkpoints.close()
+  return path / str(step) / 'params'
+
+
+def restore_params(path: epath.PathLike, abstract: Any) -> Any:
+  """Parameters alone, onto the shardings of `abstract`, from any mesh.
+
+  Args:
+    path: as for `params_path`.
+    abstract: tree of ShapeDtypeStructs, with shardings or without.
+
+  Raises:
+    ValueError: `path` holds no checkpoint of ours, or one of another model.
+  """
+  found = params_path(path)
+  if found is None:
+    raise ValueError(
+      f'{path} holds no checkpoint; name a step, e.g. '
+      'MODEL_DIR/iteration_01/checkpoints/42, or the folder above it'
+    )
+  with ocp.StandardCheckpointer() as checkpointer:
+    saved = checkpointer.metadata(found).item_metadata
+    want = jax.tree_util.tree_flatten_with_path(abstract)[0]
+    have = {
+      jax.tree_util.keystr(k): v.shape
+      for k, v in jax.tree_util.tree_flatten_with_path(saved.tree)[0]
+    }
+    for key, leaf in want:
+      name = jax.tree_util.keystr(key)
+      if have.get(name) != leaf.shape:
+        raise ValueError(
+          f'{found}: {name} has shape {have.get(name)}, the model wants '
+          f'{leaf.shape}; give the WEIGHTS that the checkpoint came from'
+        )
+    return checkpointer.restore(found, abstract)

@@ -1,0 +1,99 @@
+"""M-step: fine-tune on the selected samples until validation reward stalls.
+
+In: the examples of an iteration, initial parameters. Out: checkpoints, and
+`improve.json` when they are final. What is *not* here: the step and the loop
+(`training/`).
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import json
+from typing import Any
+
+from etils import epath
+
+from restem_jax import checkpoints as checkpoints_lib, metrics, shards
+from restem_jax.data import examples as examples_lib
+from restem_jax.em import evaluate
+from restem_jax.em.generate import ParamsFn, Sampler
+from restem_jax.training.trainer import Trainer
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outcome:
+  """What an M-step did; `improve.json`."""
+
+  num_examples: int
+  num_steps: int
+  best_step: int
+  validation_reward: float  # of the best step
+  history: tuple[Mapping[str, Any], ...]  # {'epoch', 'step', 'reward'}
+
+
+def read(directory: epath.Path) -> Outcome | None:
+  """The outcome of a finished M-step, or None."""
+  path = directory / 'improve.json'
+  if not path.exists():
+    return None
+  row = json.loads(path.read_text())
+  return Outcome(**row | {'history': tuple(row['history'])})
+
+
+def improve(
+  directory: epath.Path,
+  dataset: epath.Path,
+  sampler: Sampler,
+  trainer: Trainer,
+  init_params: ParamsFn,
+  *,
+  seed: int,
+  iteration: int,
+  metrics_dir: epath.Path,
+) -> Outcome:
+  """Trains, unless that is done; resumes from the latest checkpoint.
+
+  Args:
+    directory: `iteration_XX/checkpoints`.
+    dataset: ArrayRecord of the examples.
+    sampler: measures the validation reward, with the E-step's engine.
+    trainer: how to train.
+    init_params: gives the f32 parameters to start from, which are donated.
+    seed: of validation; greedy decoding draws nothing.
+    iteration: part of the shuffles' seed.
+    metrics_dir: gets loss and reward curves.
+  """
+  if (outcome := read(directory)) is not None:
+    return outcome
+  what = f'iteration {iteration}: improve'
+  examples = examples_lib.read_examples(dataset)
+  problems = sampler.task.problems('validation')
+  checkpoints = checkpoints_lib.Checkpoints(directory)
+  writer = metrics.Writer(metrics_dir, f'improve_{iteration:02d}')
+  try:
+    history = trainer.fit(
+      sampler.model,
+      init_params,
+      trainer.feed(examples, iteration),
+      checkpoints,
+      lambda params: evaluate.reward(
+        params, problems, sampler, seed=seed, iteration=iteration
+      ),
+      writer,
+      what,
+    )
+    best = checkpoints.best_step
+    assert best is not None, history
+    checkpoints.drop_optimizer()
+  finally:
+    checkpoints.close()
+    writer.close()
+  outcome = Outcome(
+    num_examples=len(examples),
+    num_steps=history[-1]['step'],
+    best_step=best,
+    validation_reward=max(h['reward'] for h in history),
+    history=tuple(history),
+  )
+  text = json.dumps(dataclasses.asdict(outcome), indent=1)
+  shards.write_atomic(directory / 'improve.json', text + '\n')
+  return outcome

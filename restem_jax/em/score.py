@@ -1,0 +1,119 @@
+"""E-step, second half: a 0/1 reward and a reason for every sample.
+
+In: sample shards. Out: `verdicts-<chunk>.jsonl` beside them, one row per
+sample in the same order. What is *not* here: how an answer is judged
+(`rewards/`).
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+import itertools
+import logging
+
+from etils import epath
+
+from restem_jax import metrics, shards
+from restem_jax.em.generate import shard_path
+from restem_jax.records import (
+  from_dict,
+  Problem,
+  Sample,
+  Scored,
+  to_json,
+  Verdict,
+)
+from restem_jax.rewards import base
+from restem_jax.rewards.base import Grader
+
+_log = logging.getLogger(__name__)
+
+
+def grade(
+  samples: Sequence[Sample], problems: Mapping[str, Problem], grader: Grader
+) -> Iterator[Verdict]:
+  """One verdict per sample; a rollout cut at the length limit is not graded.
+
+  "Hit the length limit" is a state, never a reward: what such a text would go
+  on to say is not known.
+  """
+  ended = ((problems[s.problem_id], s.text) for s in samples
+           if s.finish != 'length')  # fmt: skip
+  verdicts = grader.grade(ended)
+  for sample in samples:
+    if sample.finish == 'length':
+      yield base.verdict('truncated')
+    else:
+      yield next(verdicts)
+
+
+def score(
+  directory: epath.Path,
+  problems: Sequence[Problem],
+  num_shards: int,
+  grader: Grader,
+  what: str,
+  log_samples: int = 0,
+) -> None:
+  """Completes the verdict shards of `directory`.
+
+  Args:
+    directory: holds the sample shards.
+    problems: those that were sampled.
+    num_shards: how many sample shards there are when generation is complete.
+    grader: judges completions.
+    what: names the work in logs and progress bars.
+    log_samples: so many right and so many wrong samples are logged.
+
+  Raises:
+    ValueError: a sample shard is missing or damaged.
+  """
+  by_id = {p.id: p for p in problems}
+  done = 0
+  with metrics.progress(what, num_shards) as bar:
+    for c in range(num_shards):
+      bar.advance()
+      path = shard_path(directory, 'verdicts', c)
+      source = shard_path(directory, 'samples', c)
+      if shards.status(source) != 'complete':
+        raise ValueError(
+          f'{source} is not complete; run --run_mode=generate first'
+        )
+      if shards.status(path) == 'complete':
+        continue
+      samples = [from_dict(Sample, row) for row in shards.read_shard(source)]
+      rows = map(to_json, grade(samples, by_id, grader))
+      shards.write_shard(path, rows)
+      done += 1
+  if done and log_samples:
+    _show(directory, by_id, num_shards, log_samples, what)
+
+
+def read_scored(directory: epath.Path, num_shards: int) -> Iterator[Scored]:
+  """Yields the samples with their verdicts, in the order of the shards."""
+  for c in range(num_shards):
+    samples = shards.read_shard(shard_path(directory, 'samples', c))
+    verdicts = shards.read_shard(shard_path(directory, 'verdicts', c))
+    for sample, verdict in zip(samples, verdicts, strict=True):
+      yield Scored(
+        sample=from_dict(Sample, sample), verdict=from_dict(Verdict, verdict)
+      )
+
+
+def _show(directory, by_id, num_shards, log_samples, what) -> None:
+  """Logs the first right and wrong samples of the run."""
+  for right in (1.0, 0.0):
+    rows = (
+      s
+      for s in read_scored(directory, num_shards)
+      if s.verdict.reward == right and s.sample.index == 0
+    )
+    for scored in itertools.islice(rows, log_samples):
+      problem = by_id[scored.sample.problem_id]
+      _log.info(
+        '%s: %s: %r asked for %r: %r (%s)',
+        what,
+        'right' if right else 'wrong',
+        problem.question[-160:],
+        problem.answer,
+        scored.sample.text[-160:],
+        scored.verdict.reason,
+      )

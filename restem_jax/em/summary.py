@@ -1,0 +1,131 @@
+"""The run in one table: a row per iteration.
+
+In: the files that the stages wrote. Out: `summary.json` and the table on the
+console. What is *not* here: figures, the HTML page (`report/`).
+"""
+
+from collections.abc import Iterator, Mapping
+import contextlib
+import json
+import logging
+import time
+from typing import Any
+
+from etils import epath
+import rich
+from rich import table as rich_table
+
+from restem_jax import shards
+from restem_jax.em import improve
+from restem_jax.records import EvalReport
+
+_log = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def timed(directory: epath.Path, iteration: int, stage: str) -> Iterator[None]:
+  """Adds a row of wall seconds to metrics/stages.jsonl when a stage ends."""
+  start = time.monotonic()
+  yield
+  row = {
+    'iteration': iteration,
+    'stage': stage,
+    'seconds': round(time.monotonic() - start, 2),
+  }
+  path = directory / 'metrics' / 'stages.jsonl'
+  path.parent.mkdir(parents=True, exist_ok=True)
+  with path.open('a') as file:
+    file.write(json.dumps(row) + '\n')
+
+
+def _seconds(directory: epath.Path) -> dict[int, dict[str, float]]:
+  """Iteration -> stage -> seconds, summed over restarts."""
+  out: dict[int, dict[str, float]] = {}
+  path = directory / 'metrics' / 'stages.jsonl'
+  for line in path.read_text().splitlines() if path.exists() else ():
+    row = json.loads(line)
+    stages = out.setdefault(row['iteration'], {})
+    total = stages.get(row['stage'], 0.0) + row['seconds']
+    stages[row['stage']] = round(total, 2)
+  return out
+
+
+def rows(directory: epath.Path) -> list[dict[str, Any]]:
+  """One dict per iteration that has been evaluated or selected for."""
+  seconds = _seconds(directory)
+  out = []
+  for folder in sorted(directory.glob('iteration_*')):
+    iteration = int(folder.name.removeprefix('iteration_'))
+    row: dict[str, Any] = {'iteration': iteration, 'accuracy': {}}
+    for path in sorted(folder.glob('eval/*/report.json')):
+      for name, report in json.loads(path.read_text()).items():
+        row['accuracy'][f'{name}/{report["split"]}'] = {
+          k: report[k]
+          for k in ('accuracy', 'interval', 'num_correct', 'num_problems')
+        } | {'reasons': report['reasons']}
+    if (path := folder / 'dataset' / 'select.json').exists():
+      selected = json.loads(path.read_text())
+      row |= {k: v for k, v in selected.items() if k != 'kept'}
+    if (outcome := improve.read(folder / 'checkpoints')) is not None:
+      row['validation_reward'] = outcome.validation_reward
+      row['num_steps'] = outcome.num_steps
+      row['best_step'] = outcome.best_step
+    row['seconds'] = seconds.get(iteration, {})
+    out.append(row)
+  return out
+
+
+def write(directory: epath.Path) -> None:
+  """Writes summary.json."""
+  text = json.dumps(rows(directory), indent=1)
+  shards.write_atomic(directory / 'summary.json', text + '\n')
+
+
+def _percent(accuracy: Mapping[str, Any] | None) -> str:
+  if accuracy is None:
+    return '-'
+  low, high = accuracy['interval']
+  return f'{accuracy["accuracy"]:.3f} [{low:.3f}, {high:.3f}]'
+
+
+def print_table(directory: epath.Path, task: str) -> None:
+  """Prints iteration, accuracy, validation reward, coverage, examples."""
+  found = rows(directory)
+  tests = sorted({k for row in found for k in row['accuracy']})
+  tests = [k for k in tests if k.endswith('/test')]
+  tests.sort(key=lambda k: k != f'{task}/test')
+  table = rich_table.Table(title=str(directory))
+  names = ['iteration', f'{task} test accuracy [95 %]', 'validation reward']
+  names += ['coverage', 'examples', 'minutes']
+  for name in names + [k.removesuffix('/test') for k in tests[1:]]:
+    table.add_column(name, justify='right', overflow='fold')
+  for row in found:
+    validation = row['accuracy'].get(f'{task}/validation', {}).get('accuracy')
+    coverage = row.get('coverage')
+    table.add_row(
+      str(row['iteration']) if row['iteration'] else '0 (base)',
+      _percent(row['accuracy'].get(tests[0] if tests else '')),
+      '-' if validation is None else f'{validation:.3f}',
+      '-' if coverage is None else f'{coverage:.3f}',
+      str(row.get('num_kept', '-')),
+      f'{sum(row["seconds"].values()) / 60:.1f}',
+      *(_percent(row['accuracy'].get(k)) for k in tests[1:]),
+    )
+  rich.print(table)
+
+
+def print_reports(title: str, reports: Mapping[str, EvalReport]) -> None:
+  """Prints the accuracy of one policy, a row per task and split."""
+  table = rich_table.Table(title=title)
+  for name in ('task', 'accuracy [95 %]', 'right', 'problems', 'reasons'):
+    table.add_column(name, overflow='fold')
+  for name, report in reports.items():
+    low, high = report.interval
+    table.add_row(
+      name,
+      f'{report.accuracy:.3f} [{low:.3f}, {high:.3f}]',
+      str(report.num_correct),
+      str(report.num_problems),
+      ', '.join(f'{k} {v}' for k, v in report.reasons.items()),
+    )
+  rich.print(table)

@@ -1,0 +1,243 @@
+r"""What kind of thing an answer is.
+
+In: a canonical string (`normalize.normalize`); out: a tree of what the answer
+is made of. What is *not* here: when two answers are the same (`equivalence`).
+
+  list   `1,2` `1 \text{ and } 2` `\pm 3`  unordered; equals a set
+  set    `\{1,2\}`                         unordered, never a scalar
+  tuple  `(1,2)` `[0,1)` `1:2`             ordered, same brackets
+  union  `(0,1)\cup(2,3)`                  unordered
+  matrix `\begin{pmatrix}...`              row by row
+  named  `x=5` `f(x)=x^2`                  its value, unless names differ
+  relation `x+y=1` `1<x<2`                 `a<x<b` also equals an interval
+  leaf   anything else
+"""
+
+from collections.abc import Sequence
+import dataclasses
+import functools
+import re
+from typing import Literal
+
+Kind = Literal[
+  'list', 'set', 'tuple', 'union', 'matrix', 'named', 'relation', 'leaf'
+]
+
+MAX_ITEMS = 64
+MAX_DEPTH = 12
+
+_OPEN = {'(': 1, '[': 1, '{': 1, ')': -1, ']': -1, '}': -1}
+_PIECE = re.compile(
+  r'\\(?:begin|end)\{[a-z]*\*?\}|\\[{}]|\\[A-Za-z]+|\\.|.', re.DOTALL
+)
+_SPACED = re.compile(r'-?[0-9]{1,3}(?: [0-9]{3})+(?:\.[0-9]+)?%?')
+_MATRIX = re.compile(
+  r'(?:\\begin\{(?P<env>[pbB]?matrix|array)\}(?:\{[lcr|]*\})?'
+  r'(?P<body>.*)\\end\{(?P=env)\})',
+  re.DOTALL,
+)
+_SUBSCRIPT = re.compile(r'_(?:\{[^{}]*\}|[A-Za-z0-9])')
+_ARGUMENTS = re.compile(r'(?<=[A-Za-z])\([^()]*\)')
+_NAME = re.compile(r"[A-Za-z\\(){},:|' ]+")
+_FUNCTION = re.compile(
+  r'\\?(?:arc)?(?:sin|cos|tan|cot|sec|csc|log|ln|exp|sqrt|det|gcd|lcm)'
+)
+_WORDS = re.compile(r"[A-Za-z][A-Za-z ,.'\-]*")
+_LETTERS = re.compile(r'[A-Za-z]+')
+EMPTY = '\\emptyset'
+_RELATIONS = ('=', '<', '>', '\\le', '\\ge', '\\ne', '\\approx', '\\equiv')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Node:
+  """An answer or a part of one."""
+
+  kind: Kind
+  text: str  # canonical spelling of the whole
+  items: tuple['Node', ...] = ()
+  form: str = ''  # brackets of a tuple, name of a named, operators, shape
+
+
+class TooComplex(ValueError):
+  """More items or deeper nesting than any answer has."""
+
+
+@functools.lru_cache(maxsize=1 << 15)
+def parse(text: str) -> Node:
+  """The structure of a canonical answer.
+
+  Raises:
+    TooComplex: over MAX_ITEMS items or MAX_DEPTH levels.
+  """
+  return _parse(text, 0)
+
+
+def leaves(node: Node) -> list[str]:
+  """The texts that `leaf` would see, relations whole."""
+  if node.kind in ('leaf', 'relation'):
+    return [node.text]
+  return [text for item in node.items for text in leaves(item)]
+
+
+def is_word(text: str) -> bool:
+  """Whether a leaf is a word such as `even` rather than an expression."""
+  return bool(_WORDS.fullmatch(text)) and any(
+    len(w) >= 4 or w.lower() in ('no', 'yes', 'odd', 'one', 'two')
+    for w in _LETTERS.findall(text)
+  )
+
+
+def leaf(text: str) -> Node:
+  """The node of a text without structure."""
+  return Node(kind='leaf', text=text)
+
+
+def _parse(text: str, depth: int) -> Node:
+  if depth > MAX_DEPTH:
+    raise TooComplex('nesting')
+  if _SPACED.fullmatch(text):
+    return leaf(text.replace(' ', ''))
+  pieces = _pieces(text)
+  down = depth + 1
+  parts, _ = _split(pieces, (',', ';'))
+  parts = [p for p in parts if p]
+  if len(parts) > 1:
+    return _list(text, [_parse(p, down) for p in parts])
+  sides, ops = _split(pieces, (*_RELATIONS, '\\in'))
+  if ops and all(sides):
+    return _relation(text, sides, ops, down)
+  parts, _ = _split(pieces, ('\\cup',))
+  if len(parts) > 1 and all(parts):
+    return Node(
+      kind='union', text=text, items=tuple(_parse(p, down) for p in parts)
+    )
+  if m := _MATRIX.fullmatch(_without_brackets(text)):
+    return _matrix(text, m.group('body'), down)
+  if inner := _bracketed(pieces):
+    return _group(text, inner, pieces, down)
+  parts, _ = _split(pieces, (':',))
+  if len(parts) > 1 and all(parts):
+    items = tuple(_parse(p, down) for p in parts)
+    return Node(kind='tuple', text=text, items=items, form=':')
+  if text.count('\\pm') == 1 and '\\mp' not in text:
+    signs = [text.replace('\\pm', s).removeprefix('+') for s in '+-']
+    return _list(text, [_parse(s, down) for s in signs])
+  return leaf(text)
+
+
+def _list(text: str, items: Sequence[Node]) -> Node:
+  flat: list[Node] = []
+  for item in items:
+    flat.extend(item.items if item.kind == 'list' else [item])
+  if len(flat) > MAX_ITEMS:
+    raise TooComplex(f'{len(flat)} items')
+  return Node(kind='list', text=text, items=tuple(flat))
+
+
+def _group(text: str, inner: str, pieces: Sequence[str], depth: int) -> Node:
+  """What stands between the outermost pair of brackets."""
+  brackets = pieces[0].strip('\\') + pieces[-1].strip('\\')
+  node = _parse(inner, depth)
+  if pieces[0] == '\\{':
+    if node.kind in ('relation', 'union'):
+      return leaf(text)  # set-builder notation
+    items = node.items if node.kind == 'list' else (node,)
+    return Node(kind='set', text=text, items=items)
+  if pieces[0] == '{':
+    return dataclasses.replace(node, text=inner)
+  if node.kind == 'list' and '\\pm' not in inner:
+    return Node(kind='tuple', text=text, items=node.items, form=brackets)
+  if node.kind == 'list':
+    parts, _ = _split(_pieces(inner), (',', ';'))
+    items = tuple(_parse(p, depth) for p in parts if p)
+    if len(items) > 1:
+      return Node(kind='tuple', text=text, items=items, form=brackets)
+  if brackets in ('()', '[]') and node.kind not in ('named', 'relation'):
+    return node
+  return leaf(text)
+
+
+def _relation(
+  text: str, sides: Sequence[str], ops: Sequence[str], depth: int
+) -> Node:
+  if list(ops) == ['\\in']:
+    return _parse(sides[1], depth) if is_name(sides[0]) else leaf(text)
+  if '\\in' in ops:
+    return leaf(text)
+  if list(ops) == ['=']:
+    left, right = sides
+    if is_name(right) and not is_name(left):
+      left, right = right, left
+    if is_name(left):
+      value = _parse(right, depth)
+      return Node(kind='named', text=text, items=(value,), form=left)
+  items = tuple(_parse(s, depth) for s in sides)
+  return Node(kind='relation', text=text, items=items, form=' '.join(ops))
+
+
+def _matrix(text: str, body: str, depth: int) -> Node:
+  rows = [row for row in body.split('\\\\') if row.strip()]
+  cells = [row.split('&') for row in rows]
+  width = {len(row) for row in cells}
+  if len(width) != 1 or sum(map(len, cells)) > MAX_ITEMS:
+    raise TooComplex('matrix')
+  items = tuple(_parse(c.strip(), depth) for row in cells for c in row)
+  form = f'{len(cells)}x{width.pop()}'
+  return Node(kind='matrix', text=text, items=items, form=form)
+
+
+def is_name(text: str) -> bool:
+  """Whether `text` names something: `x`, `a_{3}`, `f(2)`, `AB`, `(p,q)`."""
+  bare = _ARGUMENTS.sub('', _SUBSCRIPT.sub('', text))
+  return (
+    bool(_NAME.fullmatch(bare))
+    and any(c.isalpha() for c in bare)
+    and not _FUNCTION.search(bare)
+    and bare not in ('\\pi', 'e', 'i', '\\infty', '-\\infty', EMPTY)
+    and not is_word(bare)
+  )
+
+
+def _pieces(text: str) -> list[str]:
+  return _PIECE.findall(text)
+
+
+def _split(
+  pieces: Sequence[str], at: Sequence[str]
+) -> tuple[list[str], list[str]]:
+  """Splits at separators outside all brackets; (parts, separators)."""
+  parts, separators = [''], []
+  depth = 0
+  for piece in pieces:
+    depth += _OPEN.get(piece.strip('\\') if len(piece) == 2 else piece, 0)
+    if piece.startswith('\\begin'):
+      depth += 1
+    elif piece.startswith('\\end'):
+      depth -= 1
+    if depth <= 0 and piece in at:
+      parts.append('')
+      separators.append(piece)
+    else:
+      parts[-1] += piece
+  return [p.strip() for p in parts], separators
+
+
+def _bracketed(pieces: Sequence[str]) -> str:
+  """What the brackets around the whole hold; '' when there are none."""
+  if len(pieces) < 3 or pieces[0] not in ('(', '[', '{', '\\{'):
+    return ''
+  if pieces[-1] not in (')', ']', '}', '\\}'):
+    return ''
+  depth = 0
+  for i, piece in enumerate(pieces):
+    depth += _OPEN.get(piece.strip('\\') if len(piece) == 2 else piece, 0)
+    if depth == 0:
+      return ''.join(pieces[1:-1]) if i == len(pieces) - 1 else ''
+  return ''
+
+
+def _without_brackets(text: str) -> str:
+  r"""`\left[\begin{array}...` is a matrix: the array's own brackets go."""
+  if text[:1] in ('(', '[') and text[1:].startswith('\\begin{array}'):
+    return text[1:-1]
+  return text

@@ -1,0 +1,189 @@
+r"""When two answers are the same.
+
+In: two `answers.Node` trees; out: True, False, or None for undecided. What is
+*not* here: how scalar expressions compare beyond exact rationals: that is the
+`leaf` function's, which `symbolic` provides inside a worker.
+
+Structure is compared here and never by a computer algebra system, whose
+coercions are what false positives are made of: a set is not a scalar, a tuple
+not a set, an equation chain not its last member, `1010_2` not 1010. Every
+rule treats its two sides alike.
+"""
+
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+import re
+
+from restem_jax.rewards import answers, rational
+from restem_jax.rewards.answers import Node
+
+Truth = bool | None
+Leaf = Callable[[str, str], Truth]
+
+_NUMERAL = re.compile(r'[0-9][0-9A-Za-z.]*_')
+_FLIPPED = {'<': '>', '>': '<', '\\le': '\\ge', '\\ge': '\\le'}
+
+
+def compare(a: Node, b: Node, leaf: Leaf) -> Truth:
+  """Whether two answers are the same; None when `leaf` left it open."""
+  if a.text == b.text:
+    return True
+  if a.kind == 'named' and b.kind == 'named':
+    return compare(a.items[0], b.items[0], leaf) if a.form == b.form else False
+  if 'relation' in (a.kind, b.kind):
+    return _compare_relations(a, b, leaf)
+  if a.kind == 'named':
+    return compare(a.items[0], b, leaf)
+  if b.kind == 'named':
+    return compare(a, b.items[0], leaf)
+  if a.kind in ('list', 'set') and b.kind in ('list', 'set'):
+    return _compare_lists(a, b, leaf)
+  if a.kind != b.kind or a.form != b.form:
+    return False
+  if a.kind == 'union':
+    return _unordered(a.items, b.items, leaf)
+  if a.kind in ('tuple', 'matrix'):
+    return _ordered(a.items, b.items, leaf)
+  return leaf(a.text, b.text)
+
+
+def exact(a: str, b: str) -> Truth:
+  """The leaf comparison that needs no algebra: exact rationals and words.
+
+  `50%` equals 50 and 0.5 (data sets use both conventions), never the two
+  last each other. An undefined value such as `0/0` equals nothing.
+  """
+  if a == b:
+    return True
+  try:
+    u, v = rational.evaluate(a.rstrip('%')), rational.evaluate(b.rstrip('%'))
+  except rational.TooLarge:
+    return None
+  if u is rational.UNDEFINED or v is rational.UNDEFINED:
+    return False
+  if isinstance(u, Fraction) and isinstance(v, Fraction):
+    percent = a.endswith('%') - b.endswith('%')
+    if not percent:
+      return u == v
+    return u == v or (u == 100 * v if percent > 0 else 100 * u == v)
+  if _NUMERAL.search(a) or _NUMERAL.search(b):
+    return False  # a numeral in some base is its digits and its base
+  if answers.EMPTY in (a, b):
+    return False
+  return _compare_words(a, b)
+
+
+def _compare_words(a: str, b: str) -> Truth:
+  if answers.is_word(a) or answers.is_word(b):
+    return a.replace(' ', '').lower() == b.replace(' ', '').lower()
+  if len(a) == 1 and len(b) == 1:
+    return False  # two letters, or a letter and a digit
+  return None
+
+
+def _compare_lists(a: Node, b: Node, leaf: Leaf) -> Truth:
+  # 'AB=4, CD=5' against '4, 5': the names fix the order.
+  if _names(a) != _names(b):
+    return _ordered(a.items, b.items, leaf)
+  return _unordered(a.items, b.items, leaf)
+
+
+def _names(node: Node) -> bool:
+  """Whether every item has a name of its own."""
+  names = {i.form for i in node.items if i.kind == 'named'}
+  return len(names) == len(node.items)
+
+
+def _ordered(a: Sequence[Node], b: Sequence[Node], leaf: Leaf) -> Truth:
+  if len(a) != len(b):
+    return False
+  result: Truth = True
+  for x, y in zip(a, b, strict=True):
+    same = compare(x, y, leaf)
+    if same is False:
+      return False
+    if same is None:
+      result = None
+  return result
+
+
+def _unordered(a: Sequence[Node], b: Sequence[Node], leaf: Leaf) -> Truth:
+  """Whether the items pair up, repeated ones counting once.
+
+  Pairing greedily is enough: sameness of items is transitive.
+  """
+  left = list({x.text: x for x in a}.values())
+  right = list({y.text: y for y in b}.values())
+  if len(left) != len(right):
+    return False
+  for x in list(left):
+    twin = next((y for y in right if x.text == y.text), None)
+    if twin is not None:
+      left.remove(x)
+      right.remove(twin)
+  result: Truth = True
+  for x in left:
+    open_ = False
+    for y in right:
+      same = compare(x, y, leaf)
+      if same:
+        right.remove(y)
+        break
+      open_ = open_ or same is None
+    else:
+      if not open_:
+        return False
+      result = None
+  return result
+
+
+def _compare_relations(a: Node, b: Node, leaf: Leaf) -> Truth:
+  if a.kind == 'relation' and b.kind == 'relation':
+    u, v = _as_interval(a), _as_interval(b)
+    if u and v:  # `x>3`, `3<x`: same name and same interval
+      return compare(u[1], v[1], leaf) if u[0] == v[0] else False
+    for form, items in ((b.form, b.items), _flip(b)):
+      if a.form == form and _ordered(a.items, items, exact):
+        return True
+    if ' ' in a.form or ' ' in b.form:  # chains: as written, or not at all
+      return False
+    return leaf(a.text, b.text)
+  if a.kind == 'relation':
+    a, b = b, a
+  # From here b is the relation.
+  if a.kind == 'named':
+    return leaf(a.text, b.text) if b.form == '=' else False
+  if a.kind == 'tuple' and (interval := _as_interval(b)):
+    return compare(a, interval[1], leaf)
+  return False
+
+
+def _flip(node: Node) -> tuple[str, tuple[Node, ...]]:
+  ops = [_FLIPPED.get(op, op) for op in reversed(node.form.split())]
+  return ' '.join(ops), tuple(reversed(node.items))
+
+
+def _as_interval(node: Node) -> tuple[str, Node] | None:
+  r"""What `x>3` or `1<x\le 2` names, and its interval, if it is one."""
+  form, items = node.form, node.items
+  if form.startswith(('>', '\\ge')):
+    form, items = _flip(node)
+  ops = form.split()
+  if not all(op in ('<', '\\le') for op in ops):
+    return None
+  if len(items) == 2 and answers.is_name(items[0].text):
+    name, low, high = items[0], answers.leaf('-\\infty'), items[1]
+    ops = ['<', *ops]
+  elif len(items) == 2 and answers.is_name(items[1].text):
+    name, low, high = items[1], items[0], answers.leaf('\\infty')
+    ops = [*ops, '<']
+  elif len(items) == 3 and answers.is_name(items[1].text):
+    low, name, high = items
+  else:
+    return None
+  left = '(' if ops[0] == '<' else '['
+  right = ')' if ops[1] == '<' else ']'
+  text = f'{left}{low.text},{high.text}{right}'
+  return name.text, Node(
+    kind='tuple', text=text, items=(low, high), form=left + right
+  )

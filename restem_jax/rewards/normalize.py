@@ -1,0 +1,235 @@
+r"""One spelling for each answer.
+
+In: an answer as written, by a model or a data set; out: a canonical LaTeX
+string. Two answers with the same canonical string are the same answer. What
+is *not* here: structure and values (`answers`, `rational`).
+
+Only spelling is touched: `\left`, spaces (`1 2` stays apart from `12`),
+`\dfrac`, `\frac12`, units in `\text{}` or from a list, `$`, `\%`, degrees,
+thousands separators (`{,}` and `\,`), Unicode signs. All patterns are linear.
+"""
+
+import functools
+import re
+
+_PLAIN = re.compile(r'-?(?:0|[1-9][0-9]{0,17})')
+
+_UNICODE = str.maketrans(
+  {
+    '−': '-', '–': '-', '—': '-', '‐': '-', '‑': '-', '﹣': '-', '－': '-',
+    '×': r'\cdot ', '·': r'\cdot ', '⋅': r'\cdot ', '∗': r'\cdot ',
+    '÷': r'\div ', '⁄': '/', '∕': '/', '±': r'\pm ',
+    'π': r'\pi ', 'θ': r'\theta ', 'α': r'\alpha ', 'β': r'\beta ',
+    'λ': r'\lambda ', 'φ': r'\phi ', '∞': r'\infty ', '√': r'\sqrt ',
+    '∪': r'\cup ', '∩': r'\cap ', '∈': r'\in ', '∅': r'\emptyset ',
+    '≤': r'\le ', '≥': r'\ge ', '≠': r'\ne ', '≈': r'\approx ',
+    '°': r'^{\circ}', '²': '^{2}', '³': '^{3}', '⁴': '^{4}', '½': r'\frac12 ',
+    '¼': r'\frac14 ', '¾': r'\frac34 ', '€': '', '£': '', '′': "'",
+    '\xa0': ' ', '\u2009': ' ', '\u202f': ' ',
+    '“': '"', '”': '"', '‘': "'", '’': "'",
+  }
+)  # fmt: skip
+
+_WRAPPERS = (
+  re.compile(r'\$\$?([^$]*)\$\$?', re.DOTALL),
+  re.compile(r'\\\((.*)\\\)', re.DOTALL),
+  re.compile(r'\\\[(.*)\\\]', re.DOTALL),
+  re.compile(r'\\(?:boxed|fbox)\s*\{((?:(?!\\boxed|\\fbox).)*)\}', re.DOTALL),
+)
+_SPACING = re.compile(
+  r'\\(?:left|right|displaystyle|textstyle|limits|big|Big|bigg|Bigg|bigl|bigr'
+  r'|Bigl|Bigr|mathstrut)(?![A-Za-z])\.?|(?<!\\)\\!|\\phantom(?:\{[^{}]*\}|\s*.)'
+)
+_THOUSANDS = re.compile(
+  r'(?<=[0-9])(?:\{,\}|\\,|,\\!|,?\\!,?)\s*(?=[0-9]{3}(?![0-9]))'
+)
+# `1,000` alone or after `=`; with a space, `32, 349`, it is a list.
+_GROUPED = re.compile(
+  r'(?:[^=]*=\s*)?-?[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?\s*%?\.?'
+)
+_SPACES = re.compile(
+  r'(?<!\\)\\[,;: >]|~|\\q?quad(?![A-Za-z])|\\hspace\{[^{}]*\}|\s+'
+)
+_TEXT = re.compile(
+  r'\\(?:text(?:bf|it|rm|sf|normal)?|mbox|hbox|mathrm|mathbf|mathit|mathsf'
+  r'|operatorname)\s*\{([^{}]*)\}(\s*\^\s*\{?[23]\}?)?'
+)
+_ROMAN = re.compile(r'\{\\(?:rm|bf|it)\s+([^{}]*)\}')
+_UNIT_TEXT = re.compile(r'[A-Za-z\s./\'-]{1,40}')
+_NO_UNIT = frozenset(
+  re.findall(
+    r'\S+',
+    'and or not no mod base if for when where with is than to by minus plus '
+    'times '
+    'half thousand million billion trillion dozen hundred hundreds tens tenths '
+    'hundredth hundredths thousandths pi i e am pm a.m. p.m. odd even',
+  )
+)
+_UNITS = re.compile(
+  r'(?<=[0-9)}])\s*(?:(?:square|cubic|sq\.?|cu\.?)\s+)?'
+  r'(?:degrees?|cm|mm|km|kg|ft|mph|cents?|dollars?|bucks|usd|euros?|yuan'
+  r'|(?:centi|milli|kilo)?met(?:er|re)s?|inch(?:es)?|feet|foot|yards?|miles?'
+  r'|(?:milli|kilo)?grams?|pounds?|lbs?|ounces?|liters?|litres?|gallons?'
+  r'|seconds?|secs?|minutes?|mins?|hours?|hrs?|days?|weeks?|months?|years?'
+  r'|units?|points?|people|students?|ways?|times|items?|apples?|books?'
+  r'|pieces?|sides?|numbers?|integers?|solutions?|values?)'
+  r'(?:\s*\^\s*\{?[23]\}?)?\s*$',
+  re.IGNORECASE,
+)
+_PERCENT = re.compile(
+  r'\\%|(?<=[0-9)}])\s*(?:percent(?:age)?|pct)(?![A-Za-z])', re.IGNORECASE
+)
+_DEGREES = re.compile(
+  r'\s*(?:\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))|\\degrees?(?![A-Za-z]))'
+)
+_ANGLE = re.compile(r'([0-9]+(?:\.[0-9]+)?)' + _DEGREES.pattern)
+_TRIG = re.compile(r'\\(?:sin|cos|tan|cot|sec|csc)')
+_JOINER = re.compile(
+  r'\s*[,;]?\s*(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])\s*,?\s*'
+)
+
+_SYNONYMS = (
+  (re.compile(r'\\[dtc]frac(?![A-Za-z])'), r'\\frac'),
+  (re.compile(r'\\[dt]?binom(?![A-Za-z])'), r'\\binom'),
+  (re.compile(r'\\(?:times|ast)(?![A-Za-z])|(?<!\*)\*(?!\*)'), r'\\cdot '),
+  (re.compile(r'\*\*'), '^'),
+  (re.compile(r'\\(?:leqslant|leqq|leq|le)(?![A-Za-z])|<=|=<'), r'\\le '),
+  (re.compile(r'\\(?:geqslant|geqq|geq|ge)(?![A-Za-z])|>='), r'\\ge '),
+  (re.compile(r'\\lt(?![A-Za-z])'), '<'),
+  (re.compile(r'\\gt(?![A-Za-z])'), '>'),
+  (re.compile(r'\\neq?(?![A-Za-z])|!='), r'\\ne '),
+  (re.compile(r'\\(?:varnothing|empty)(?![A-Za-z])|\\\{\s*\\\}'),
+   r'\\emptyset '),
+  (re.compile(r'\\colon(?![A-Za-z])|\{:\}'), ':'),
+  (re.compile(r'\\(?:lbrace|lbrack)(?![A-Za-z])'), r'\\{'),
+  (re.compile(r'\\rbrace(?![A-Za-z])'), r'\\}'),
+  (re.compile(r'\\[lr]vert(?![A-Za-z])|\\mid(?![A-Za-z])'), '|'),
+  (re.compile(r'\\(?:rm|bf|it)(?![A-Za-z])'), ' '),
+  (re.compile(r'\+\s*\\infty'), r'\\infty'),
+  (re.compile(r'\\(?:imath|jmath)(?![A-Za-z])'), 'i'),
+  (re.compile(r'\\(?:dots|ldots|cdots)(?![A-Za-z])'), r'\\dots '),
+)  # fmt: skip
+
+_ARGUMENTS = re.compile(r'\\(frac|binom|sqrt)(?![A-Za-z])')
+_BARE_ARGUMENT = re.compile(r'\s*(\\[A-Za-z]+|[0-9A-Za-z])')
+_SCRIPT = re.compile(r'([\^_])\s*(-?[0-9]+|[A-Za-z]|-[A-Za-z])')
+_AROUND_SPACE = re.compile(r'(.?) +(?=(.?))')
+_COMMAND_END = re.compile(r'\\[A-Za-z]+$')
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def normalize(text: str) -> str:
+  """The canonical spelling of an answer; '' when nothing is left of it."""
+  text = text.strip()
+  if _PLAIN.fullmatch(text):
+    return text
+  text = _unwrap(text.translate(_UNICODE))
+  text = _THOUSANDS.sub('', text)
+  text = _SPACING.sub('', text)
+  text = text.replace('\\$', '').replace('$', '')
+  text = _PERCENT.sub('%', text.replace('\\%', '%'))
+  text = _SPACES.sub(' ', text)
+  text = _ROMAN.sub(r'\\text{\1}', text)
+  text = _TEXT.sub(_plain_text, text)
+  for pattern, replacement in _SYNONYMS:
+    text = pattern.sub(replacement, text)
+  if _TRIG.search(text):
+    text = _ANGLE.sub(r'(\\frac{\1\\pi}{180})', text)
+  else:
+    text = _DEGREES.sub('', text)
+  text = text.strip()
+  text = _UNITS.sub('', text)
+  text = _PERCENT.sub('%', text)
+  text = _JOINER.sub(',', text)
+  text = _braced(text)
+  text = _SCRIPT.sub(r'\1{\2}', text)
+  if _GROUPED.fullmatch(text):
+    text = text.replace(',', '')
+  text = _tighten(text)
+  if text.endswith(('.', ',', ';')):
+    text = text.rstrip('.,;')
+  if text.startswith('+'):
+    text = text[1:]
+  return text
+
+
+def _unwrap(text: str) -> str:
+  """Without math delimiters and boxes around the whole."""
+  for _ in range(4):
+    text = text.strip()
+    for wrapper in _WRAPPERS:
+      if m := wrapper.fullmatch(text.rstrip('.')):
+        text = m.group(1)
+        break
+    else:
+      return text
+  return text
+
+
+def _plain_text(m: re.Match[str]) -> str:
+  r"""What `\text{...}` stands for: a joiner, a unit (nothing) or words."""
+  content = m.group(1).strip()
+  words = content.lower().replace(',', ' ').split()
+  if words and all(w in ('and', 'or') for w in words):
+    return ','
+  if len(content) <= 1:
+    return content + (m.group(2) or '')
+  before = m.string[: m.start()].rstrip()
+  value_before = bool(before) and (
+    before[-1].isalnum() or before[-1] in ')}]%!'
+  )
+  if (
+    value_before
+    and _UNIT_TEXT.fullmatch(content)
+    and not _NO_UNIT.intersection(words)
+  ):
+    if words[0].startswith(('percent', 'pct')):
+      return '%'
+    return ''
+  return f' {content}{m.group(2) or ""} '
+
+
+def _braced(text: str) -> str:
+  r"""Puts braces around the arguments of `\frac12`, `\sqrt x`."""
+  for m in reversed(list(_ARGUMENTS.finditer(text))):
+    at = m.end()
+    if m.group(1) == 'sqrt' and text[at:].lstrip().startswith('['):
+      at = text.find(']', at) + 1
+      if not at:
+        continue
+    for _ in range(1 if m.group(1) == 'sqrt' else 2):
+      bare = _BARE_ARGUMENT.match(text, at)
+      if bare and not bare.group(1).startswith(('\\frac', '\\sqrt')):
+        inside = f'{{{bare.group(1)}}}'
+        text = text[:at] + inside + text[bare.end() :]
+        at += len(inside)
+      else:
+        at = _end_of_group(text, at)
+  return text
+
+
+def _end_of_group(text: str, start: int) -> int:
+  """Past the `{...}` that opens at or after `start`; `start` if none does."""
+  at = start
+  while at < len(text) and text[at] == ' ':
+    at += 1
+  depth = 0
+  for i in range(at, len(text)):
+    depth += (text[i] == '{') - (text[i] == '}')
+    if depth <= 0:
+      return i + 1 if i > at else start
+  return start
+
+
+def _tighten(text: str) -> str:
+  """Drops every space that does not hold two words or two digits apart."""
+
+  def space(m: re.Match[str]) -> str:
+    left, right = m.group(1), m.group(2)
+    if left.isalpha() and right.isalpha():
+      return left + ' '
+    if left.isdigit() and right.isdigit():
+      return left + ' '
+    return left
+
+  return _AROUND_SPACE.sub(space, text.strip())

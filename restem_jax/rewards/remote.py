@@ -1,0 +1,273 @@
+"""Runs programs on a SandboxFusion server, so that a cluster can help.
+
+In and out: as `sandbox.host.SandboxPool` (both are a `sandbox.suite.Engine`).
+The server only runs programs (`POST /run_code`): inputs go there, expected
+values stay here and outputs are compared here. Its `/submit` is not used: it
+grades by its own rules, and passes a program that exits with status 0. The
+PyPI client `sandbox-fusion` was not taken: it adds a retry loop and a data
+model to one POST request.
+
+Of the kinds, 'stdio' and 'call' run remotely. 'assert' and 'humaneval' tests
+ask the program, look, and ask again; over HTTP each question would be a new
+process, so they need the local engine, and are refused here.
+
+How well programs are kept in is the server's affair. An error of the server
+or the network is retried, then counted as 'infra', never as wrong.
+"""
+
+import base64
+from collections.abc import Mapping
+import inspect
+import json
+import logging
+import secrets
+import time
+from typing import Any
+import urllib.error
+import urllib.request
+
+from restem_jax.rewards.sandbox import compare, wire
+from restem_jax.rewards.sandbox.suite import Limits, Outcome, Suite
+
+# The server cuts longer outputs off (SandboxFusion#62: at 160,910).
+_MAX_OUTPUT = 128 << 10
+_MAX_REPLY = 8 << 20
+_NETWORK_S = 10.0
+
+# Runs on the server: calls into the program, answers into a file with a name
+# that the program can't guess beforehand. The program may still write there,
+# but only what it could have returned.
+_DRIVER = """
+import json, sys
+sys.path.insert(0, '.')
+import wire
+job = json.load(open('job.json'))
+names = {{'__name__': 'solution'}}
+answers = []
+try:
+  exec(compile(open('solution.py', 'rb').read(), 'solution.py', 'exec'), names)
+  head, _, method = job['entry_point'].partition('.')
+  f = getattr(names[head](), method) if method else names[head]
+  for args in job['args']:
+    answers.append({{'v': wire.pack(f(*args), lambda v: {{'h': 0}})}})
+except BaseException as e:
+  answers.append({{'e': type(e).__name__}})
+with open({result!r}, 'w') as out:
+  json.dump(answers, out)
+"""
+
+
+class _Unavailable(Exception):
+  """The server or the way to it failed."""
+
+
+class SandboxFusion:
+  """Engine over HTTP. See `sandbox.suite.Engine`."""
+
+  def __init__(
+    self,
+    url: str,
+    *,
+    concurrency: int = 16,
+    attempts: int = 4,
+    backoff_s: float = 0.5,
+  ):
+    """Sends nothing yet.
+
+    Args:
+      url: of the server, 'http://host:8080'.
+      concurrency: requests in flight at a time.
+      attempts: tries of one request before it counts as 'infra'.
+      backoff_s: pause after the first failure; doubles each time.
+    """
+    if not url.startswith(('http://', 'https://')):
+      raise ValueError(f'SandboxFusion.url = {url!r}: write http://host:port')
+    if attempts < 1 or concurrency < 1:
+      raise ValueError('SandboxFusion: attempts and concurrency must be >= 1')
+    self._url = url.rstrip('/') + '/run_code'
+    self._concurrency = concurrency
+    self._attempts = attempts
+    self._backoff_s = backoff_s
+
+  @property
+  def concurrency(self) -> int:
+    """Requests in flight at a time."""
+    return self._concurrency
+
+  def describe(self) -> Mapping[str, Any]:
+    """{'engine': 'sandbox_fusion', 'url'}."""
+    return {'engine': 'sandbox_fusion', 'url': self._url}
+
+  def close(self) -> None:
+    """Nothing is held open."""
+
+  def judge(self, program: str, suite: Suite, limits: Limits) -> Outcome:
+    """Runs the program on the server. See `sandbox.suite.Engine`.
+
+    Raises:
+      ValueError: for suites that need the local engine.
+    """
+    if suite.kind not in ('stdio', 'call'):
+      raise ValueError(
+        f'tests of kind {suite.kind!r} need the local engine: use '
+        'SandboxPool, not SandboxFusion'
+      )
+    if not suite.tests:
+      return Outcome(status='broken', detail='no tests')
+    start = time.monotonic()
+    try:
+      if suite.kind == 'stdio':
+        status, detail, spent = self._judge_output(program, suite, limits)
+      else:
+        status, detail, spent = self._judge_calls(program, suite, limits)
+    except _Unavailable as e:
+      status, detail, spent = 'infra', str(e), time.monotonic() - start
+    return Outcome(status=status, detail=detail, wall_s=spent)
+
+  def _judge_output(
+    self, program: str, suite: Suite, limits: Limits
+  ) -> tuple[str, str, float]:
+    spent = 0.0
+    for number, test in enumerate(suite.tests):
+      expected = test['stdout'].encode()
+      if len(expected) > _MAX_OUTPUT:
+        return 'broken', f'test {number}: output too long for the server', 0.0
+      result, _ = self._run(
+        {'code': program, 'stdin': test['stdin']}, limits, spent
+      )
+      spent += result.get('execution_time') or 0.0
+      status, detail = _classify(result, limits, spent)
+      output = (result.get('stdout') or '').encode('utf-8', 'surrogatepass')
+      if status == 'pass' and not compare.same_output(
+        expected, output, suite.compare
+      ):
+        status, detail = 'fail', 'wrong output'
+      if status != 'pass':
+        return status, f'test {number}: {detail}', spent
+    return 'pass', '', spent
+
+  def _judge_calls(
+    self, program: str, suite: Suite, limits: Limits
+  ) -> tuple[str, str, float]:
+    name = f'answers-{secrets.token_hex(16)}.json'
+    job = {
+      'entry_point': suite.entry_point,
+      'args': [test['args'] for test in suite.tests],
+    }
+    files = {
+      'solution.py': program.encode('utf-8', 'surrogatepass'),
+      'wire.py': inspect.getsource(wire).encode(),
+      'job.json': json.dumps(job).encode(),
+    }
+    result, fetched = self._run(
+      {
+        'code': _DRIVER.format(result=name),
+        'files': {k: base64.b64encode(v).decode() for k, v in files.items()},
+        'fetch_files': [name],
+      },
+      limits,
+      0.0,
+    )
+    spent = result.get('execution_time') or 0.0
+    status, detail = _classify(result, limits, spent)
+    if status != 'pass':
+      return status, detail, spent
+    return *_compare_answers(suite.tests, fetched.get(name)), spent
+
+  def _run(
+    self, request: dict[str, Any], limits: Limits, spent: float
+  ) -> tuple[dict[str, Any], dict[str, str]]:
+    """The server's run_result and fetched files, after retries."""
+    left = max(limits.wall_s - spent, 0.1)
+    body = {
+      'language': 'python',
+      'run_timeout': left,
+      'memory_limit_MB': limits.memory_mib,
+      'files': {},
+      'fetch_files': [],
+      **request,
+    }
+    pause = self._backoff_s
+    for attempt in range(1, self._attempts + 1):
+      try:
+        return self._post(body, left + _NETWORK_S)
+      except _Unavailable as e:
+        logging.warning('%s, try %d: %s', self._url, attempt, e)
+        if attempt == self._attempts:
+          raise
+        time.sleep(pause)
+        pause *= 2
+    raise AssertionError('unreachable')
+
+  def _post(
+    self, body: dict[str, Any], timeout_s: float
+  ) -> tuple[dict[str, Any], dict[str, str]]:
+    request = urllib.request.Request(
+      self._url,
+      json.dumps(body).encode(),
+      {'Content-Type': 'application/json'},
+    )
+    try:
+      with urllib.request.urlopen(request, timeout=timeout_s) as response:
+        data = response.read(_MAX_REPLY + 1)
+      reply = json.loads(data)
+      status, result = reply['status'], reply['run_result']
+    except urllib.error.HTTPError as e:
+      e.close()
+      raise _Unavailable(f'HTTP {e.code}') from e
+    except (OSError, ValueError, RecursionError, KeyError, TypeError) as e:
+      raise _Unavailable(f'{type(e).__name__}: {e}') from e
+    if status == 'SandboxError' or not isinstance(result, dict):
+      raise _Unavailable(f'{status}: {reply.get("message")}')
+    return result, reply.get('files') or {}
+
+
+def _classify(
+  result: dict[str, Any], limits: Limits, spent: float
+) -> tuple[str, str]:
+  """Status from the server's word on the process; it has none for memory."""
+  if result.get('status') == 'TimeLimitExceeded' or spent > limits.wall_s:
+    return 'timeout', 'wall time'
+  code = result.get('return_code')
+  if result.get('status') == 'Finished' and code == 0:
+    return 'pass', ''
+  if 'MemoryError' in (result.get('stderr') or '')[-200:]:
+    return 'oom', 'MemoryError'
+  return 'error', f'exit status {code}'
+
+
+def _compare_answers(
+  tests: list[dict[str, Any]], encoded: str | None
+) -> tuple[str, str]:
+  try:
+    answers = json.loads(base64.b64decode(encoded or ''))
+    for number, test in enumerate(tests):
+      answer = answers[number]
+      if 'e' in answer:
+        status = 'oom' if answer['e'] == 'MemoryError' else 'error'
+        return status, f'test {number}: {answer["e"]}'
+      if not compare.same_value(test['expected'], _plain(answer['v'])):
+        return 'fail', f'test {number}: a wrong result'
+  except (ValueError, RecursionError, LookupError, TypeError) as e:
+    return 'error', f'unreadable answers: {type(e).__name__}'
+  return 'pass', ''
+
+
+def _plain(data: Any) -> Any:
+  """What `wire.pack` made, as far as JSON could be expected of it.
+
+  Not `wire.unpack`: this is the host, and a set of numbers chosen to collide
+  would keep it busy for hours. All else becomes an object equal to nothing.
+  """
+  if isinstance(data, list):
+    return [_plain(v) for v in data]
+  if not isinstance(data, dict):
+    return data
+  ((tag, body),) = data.items()
+  if tag == 'i':
+    return int(body, 16)
+  if tag == 't':
+    return [_plain(v) for v in body]
+  if tag == 'd' and all(isinstance(k, str) for k, _ in body):
+    return {k: _plain(v) for k, v in body}
+  return object()

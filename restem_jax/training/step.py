@@ -1,0 +1,126 @@
+"""One training step: loss, gradient, update.
+
+In: `State` and a batch. Out: the new state and metrics. The step is a pure
+function of pytrees, jitted once. What is *not* here: the loop, checkpoints.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Int
+import optax
+
+from restem_jax import partitioning
+from restem_jax.models.transformer import Model, Params
+from restem_jax.training import losses
+
+
+class State(NamedTuple):
+  """What training changes. Parameters are f32 master weights."""
+
+  step: Int[Array, '']
+  params: Params
+  opt_state: Any
+
+
+TrainStep = Callable[
+  [State, Mapping[str, Array]], tuple[State, dict[str, Array]]
+]
+
+
+def init_state(
+  model: Model,
+  optimizer: optax.GradientTransformation,
+  params: Params,
+  mesh: Mesh | None = None,
+) -> State:
+  """A fresh state; the optimizer's state is born with its params' shardings.
+
+  `params` are not copied: donate or drop them.
+  """
+  if mesh is None:
+    opt_state = jax.jit(optimizer.init)(params)
+    return State(jnp.zeros((), jnp.int32), params, opt_state)
+  shardings = state_shardings(model, optimizer, mesh)
+  opt_state = jax.jit(optimizer.init, out_shardings=shardings.opt_state)(params)
+  step = jax.device_put(jnp.zeros((), jnp.int32), shardings.step)
+  return State(step, params, opt_state)
+
+
+def state_shardings(
+  model: Model, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> State:
+  """The sharding of every leaf of the state, by the logical axis rules."""
+  params = partitioning.shardings(mesh, model.logical_axes())
+  replicated = NamedSharding(mesh, PartitionSpec())
+  abstract = jax.eval_shape(optimizer.init, model.abstract_params())
+
+  def like(leaf, param, sharding):
+    # Factored second moments (adafactor) have other shapes than the params.
+    return sharding if leaf.shape == param.shape else replicated
+
+  opt_state = optax.tree_utils.tree_map_params(
+    optimizer,
+    like,
+    abstract,
+    model.abstract_params(),
+    params,
+    transform_non_params=lambda _: replicated,
+  )
+  return State(replicated, params, opt_state)  # pyright: ignore
+
+
+def make_train_step(
+  model: Model,
+  optimizer: optax.GradientTransformation,
+  *,
+  num_microbatches: int = 1,
+  remat: str = 'none',
+) -> TrainStep:
+  """Builds the jitted step; the state is donated.
+
+  The gradient is that of the weighted mean over the *whole* batch, whatever
+  the number of microbatches: sums of loss and weight are accumulated in f32
+  by a scan and divided once.
+
+  Metrics, all f32 scalars: `loss` (weighted mean, nats), `weight` (sum of
+  token weights), `grad_norm` (before clipping).
+  """
+
+  def loss_fn(params, batch):
+    total, weight = losses.weighted_nll(model, params, batch, remat=remat)
+    return total, weight
+
+  grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+
+  def accumulate(params, batch):
+    if num_microbatches == 1:
+      return grad_fn(params, batch)
+    micro = jax.tree.map(
+      lambda x: x.reshape(num_microbatches, -1, *x.shape[1:]), batch
+    )
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    init = ((jnp.float32(0), jnp.float32(0)), zeros)
+
+    def add(total, batch):
+      return jax.tree.map(jnp.add, total, grad_fn(params, batch)), None
+
+    return jax.lax.scan(add, init, micro)[0]
+
+  def step(state: State, batch):
+    (total, weight), grads = accumulate(state.params, batch)
+    weight_or_one = jnp.where(weight > 0, weight, 1.0)
+    grads = jax.tree.map(lambda g: g / weight_or_one, grads)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    metrics = {
+      'loss': total / weight_or_one,
+      'weight': weight,
+      'grad_norm': optax.global_norm(grads),
+    }
+    params = optax.apply_updates(state.params, updates)
+    return State(state.step + 1, params, opt_state), metrics
+
+  return jax.jit(step, donate_argnums=0)

@@ -1,0 +1,226 @@
+"""The M-step's loop: batches in, the best parameters out.
+
+In: initial parameters, a feed of packed examples, a function that measures
+the validation reward. Out: checkpoints, the best of them by that reward. What
+is *not* here: text, tasks, what a reward is.
+
+Order inside an epoch matters: the data position is saved together with the
+state that has seen exactly the batches before it, so a killed run goes on
+with the very next batch.
+"""
+
+from collections.abc import Callable, Mapping
+import dataclasses
+import logging
+import math
+import signal
+import threading
+from typing import Any
+
+import numpy as np
+import optax
+
+from restem_jax import checkpoints as checkpoints_lib, metrics as metrics_lib
+from restem_jax.models.transformer import Model, Params
+from restem_jax.training import batches, optimizers, step as step_lib
+
+_log = logging.getLogger(__name__)
+
+
+class Preempted(Exception):
+  """SIGTERM came: the state is saved, the same command goes on from it."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trainer:
+  """How to train.
+
+  Attributes:
+    num_epochs: passes over the examples at most.
+    batch_size: packed rows of a batch, B.
+    row_len: tokens of a packed row, T; None takes the longest example,
+      rounded up to a multiple of 128, at least 512.
+    num_microbatches: the batch is split into so many for gradient
+      accumulation; divides batch_size.
+    optimizer: called with `learning_rate=<schedule>`, e.g. `optax.adamw`.
+    schedule: called with the number of steps, e.g. `optimizers.warmup_cosine`.
+    clip_norm: global norm that gradients are clipped to; None for no clipping.
+    normalizer: real_tokens, per_sequence or per_problem (`batches`).
+    remat: what the backward pass keeps of a layer: none, dots or full.
+    patience: validations without a better reward before training stops.
+    save_every: steps between saves inside an epoch; 0 saves at its end only.
+    seed: of the shuffles.
+  """
+
+  num_epochs: int = 3
+  batch_size: int = 4
+  row_len: int | None = None
+  num_microbatches: int = 1
+  optimizer: Callable[..., optax.GradientTransformation] = optax.adamw
+  schedule: Callable[[int], optax.Schedule] = optimizers.warmup_cosine
+  clip_norm: float | None = 1.0
+  normalizer: str = 'real_tokens'
+  remat: str = 'none'
+  patience: int = 1
+  save_every: int = 0
+  seed: int = 0
+
+  def __post_init__(self):
+    if self.batch_size % self.num_microbatches:
+      raise ValueError(
+        f'Trainer.batch_size={self.batch_size} must be a multiple of '
+        f'num_microbatches={self.num_microbatches}'
+      )
+    if self.remat not in ('none', 'dots', 'full'):
+      raise ValueError(
+        f'Trainer.remat={self.remat!r}; write none, dots or full'
+      )
+
+  def feed(self, examples, iteration: int) -> batches.Feed:
+    """The batches of an M-step; the iteration is part of the seed."""
+    row_len = self.row_len
+    if row_len is None:
+      longest = max(len(e.prompt_ids) + len(e.target_ids) for e in examples)
+      row_len = max(512, math.ceil(longest / 128) * 128)
+    return batches.Feed(
+      examples=examples,
+      batch_size=self.batch_size,
+      row_len=row_len,
+      seed=self.seed + 7919 * iteration,
+      normalizer=self.normalizer,
+    )
+
+  def make_optimizer(self, total_steps: int) -> optax.GradientTransformation:
+    """The optimizer for a run of so many steps, clipping included."""
+    optimizer = self.optimizer(learning_rate=self.schedule(total_steps))
+    if self.clip_norm is None:
+      return optimizer
+    return optax.chain(optax.clip_by_global_norm(self.clip_norm), optimizer)
+
+  def fit(
+    self,
+    model: Model,
+    init_params: Callable[[], Params],
+    feed: batches.Feed,
+    checkpoints: checkpoints_lib.Checkpoints,
+    validate: Callable[[Params], float],
+    writer: metrics_lib.Writer,
+    what: str = 'train',
+  ) -> list[Mapping[str, Any]]:
+    """Trains until the epochs end or the validation reward stops rising.
+
+    Args:
+      model: architecture and compute dtype; the params stay f32.
+      init_params: gives the starting parameters, which are donated.
+      feed: what to train on.
+      checkpoints: latest is resumed; best is the result.
+      validate: validation reward in [0, 1] of parameters.
+      writer: gets loss and gradient norm of each step, and the reward.
+      what: the name of the work for the progress bar.
+
+    Returns:
+      The history: one {'epoch', 'step', 'reward'} per validation.
+
+    Raises:
+      FloatingPointError: loss or gradient norm is not finite; names the
+        examples of the batch.
+      Preempted: on SIGTERM, after saving.
+    """
+    per_epoch = feed.num_batches()
+    total = per_epoch * self.num_epochs
+    optimizer = self.make_optimizer(total)
+    params = init_params()
+    state = step_lib.init_state(model, optimizer, params)
+    del params
+    epoch, position, history = 0, None, []
+    if (latest := checkpoints.latest_step) is not None:
+      params, opt_state, saved = checkpoints.restore(
+        latest, state.params, state.opt_state
+      )
+      state = step_lib.State(state.step + latest, params, opt_state)
+      epoch, position = saved['epoch'], saved['position']
+      history = saved['history']
+      _log.info('%s: going on from step %d of %d', what, latest, total)
+    train_step = step_lib.make_train_step(
+      model,
+      optimizer,
+      num_microbatches=self.num_microbatches,
+      remat=self.remat,
+    )
+    num_steps = int(state.step)
+    with (
+      _sigterm() as stop,
+      metrics_lib.progress(what, total, num_steps) as bar,
+    ):
+      while epoch < self.num_epochs and not self._stopped(history):
+        batch_iter = feed.epoch(epoch)
+        if position is not None:
+          batch_iter.set_state(position)
+        for batch in batch_iter:
+          index = batch.pop('index')
+          state, metrics = train_step(state, batch)
+          metrics = {k: float(v) for k, v in metrics.items()}
+          _check_finite(metrics, feed, index)
+          num_steps += 1
+          writer.write(num_steps, metrics)
+          bar.advance(note=f'loss {metrics["loss"]:.3f}')
+          save = self.save_every and num_steps % self.save_every == 0
+          if save or stop.is_set():
+            progress = {
+              'epoch': epoch,
+              'position': batch_iter.get_state(),
+              'history': history,
+            }
+            self._save(checkpoints, state, num_steps, progress, None)
+          if stop.is_set():
+            checkpoints.wait()
+            raise Preempted(f'{what}: saved at step {num_steps}')
+        epoch, position = epoch + 1, None
+        reward = validate(state.params)
+        history = [
+          *history,
+          {'epoch': epoch, 'step': num_steps, 'reward': reward},
+        ]
+        writer.write(num_steps, {'validation_reward': reward})
+        _log.info(
+          '%s: epoch %d of %d, step %d: loss %.3f, validation reward %.3f',
+          *(what, epoch, self.num_epochs, num_steps, metrics['loss'], reward),
+        )
+        progress = {'epoch': epoch, 'position': None, 'history': history}
+        self._save(checkpoints, state, num_steps, progress, reward)
+    checkpoints.wait()
+    return history
+
+  def _save(self, checkpoints, state, step, progress, reward):
+    checkpoints.save(step, state.params, state.opt_state, progress, reward)
+
+  def _stopped(self, history) -> bool:
+    rewards = [h['reward'] for h in history]
+    best = int(np.argmax(rewards)) if rewards else 0
+    return len(rewards) - best > self.patience
+
+
+def _check_finite(metrics, feed: batches.Feed, index) -> None:
+  if all(map(math.isfinite, metrics.values())):
+    return
+  ids = [feed.examples[i].id for i in np.unique(index) if i >= 0]
+  raise FloatingPointError(
+    f'loss {metrics["loss"]}, gradient norm {metrics["grad_norm"]} on the '
+    f'batch of {", ".join(ids)}; lower the learning rate or look at these '
+    'examples'
+  )
+
+
+class _sigterm:
+  """While it lasts, SIGTERM sets an event instead of ending the process."""
+
+  def __enter__(self) -> threading.Event:
+    event = threading.Event()
+    self._old = None
+    if threading.current_thread() is threading.main_thread():
+      self._old = signal.signal(signal.SIGTERM, lambda *_: event.set())
+    return event
+
+  def __exit__(self, *_):
+    if self._old is not None:
+      signal.signal(signal.SIGTERM, self._old)
