@@ -115,7 +115,9 @@ def to_json(record: Any) -> str:
 
 def from_dict(kind: type[R], row: Mapping[str, Any]) -> R:
   """Rebuilds a record from the dict that its JSON line holds."""
-  values = {k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}
+  values: dict[str, Any] = {
+    k: tuple(v) if isinstance(v, list) else v for k, v in row.items()
+  }
   return kind(**values)
 
 

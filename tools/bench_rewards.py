@@ -9,6 +9,7 @@ Figures (wall time unless said; start-up of the workers is left out):
   answers_per_cpu_s        answers per second of CPU time, host and workers:
   answers_per_cpu_s_hostile  on a machine with other load, twice this is the
                            rate that two idle cores would give
+  programs_per_s, ...      of code rewards: see bench_programs.py
 
 The stream is made here, by seed: 1000 problems times 20 samples of about
 1.2 kB, golds 62 % integers, 12 % fractions, the rest decimals, radicals,
@@ -26,6 +27,8 @@ import sys
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+import bench_programs
 
 from restem_jax.records import Problem
 from restem_jax.rewards import math as math_lib
@@ -219,6 +222,7 @@ _RUNS: tuple[tuple[tuple[str, ...], Callable[[int], Iterator]], ...] = (
     ('answers_per_s_hostile', 'answers_per_cpu_s_hostile'),
     lambda seed: _answers(seed, hostile=True),
   ),
+  *((names, lambda _, run=run: run()) for names, run in bench_programs.RUNS),
 )
 
 

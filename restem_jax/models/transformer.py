@@ -79,7 +79,9 @@ class Transformer(nnx.Module):
     if not config.tied_embeddings:
       self.head = layers.param(rngs, (d, v), ('embed', 'vocab'), d)
 
-  def hidden(self, tokens, positions, segment_ids, contexts, dtype, remat):
+  def hidden(
+    self, tokens, positions, segment_ids, prefix_ids, contexts, dtype, remat
+  ):
     """See `Model.hidden`."""
     c = self.config
     x = self.embed.table[...].astype(dtype)[tokens]
@@ -97,11 +99,13 @@ class Transformer(nnx.Module):
 
     t = tokens.shape[1]
     index = jnp.arange(t, dtype=jnp.int32)
-    distance = index[:, None] - index[None, :]  # [T, T]
-    causal = (distance >= 0)[None]
+    causal = (index[:, None] >= index[None, :])[None]  # [1, T, T]
     if segment_ids is not None:
-      same = segment_ids[:, :, None] == segment_ids[:, None, :]
-      causal = causal & same
+      seen = segment_ids[:, :, None] == segment_ids[:, None, :]
+      if prefix_ids is not None:
+        seen |= prefix_ids[:, :, None] == segment_ids[:, None, :]
+      causal = causal & seen
+    distance = positions[:, :, None] - positions[:, None, :]  # [B, T, T]
     graphdef, state = nnx.split(self.layers)
 
     def layer(x, scanned):
@@ -109,7 +113,7 @@ class Transformer(nnx.Module):
       window = jnp.where(window == 0, _NO_WINDOW, window)
       mask, parts = causal, []
       if any(windows):
-        mask = causal & (distance < window)[None]
+        mask = causal & (distance < window)
       for context, (k, v) in zip(contexts, cached, strict=True):
         at = jnp.arange(k.shape[2], dtype=jnp.int32)[None, None]  # [1, 1, S]
         seen = at < context.length[:, None, None]
@@ -203,6 +207,7 @@ class Model:
     tokens: Int[Array, 'B T'],
     positions: Int[Array, 'B T'] | None = None,
     segment_ids: Int[Array, 'B T'] | None = None,
+    prefix_ids: Int[Array, 'B T'] | None = None,
     contexts: Sequence[Context] = (),
     remat: str | None = None,
   ) -> tuple[Float[Array, 'B T D'], tuple[Array, Array] | None]:
@@ -214,6 +219,8 @@ class Model:
       tokens: token ids. Fresh tokens see each other causally by index.
       positions: defaults to 0..T-1.
       segment_ids: tokens see only their own segment (packed examples).
+      prefix_ids: the segment that a token sees as well, before its own; 0
+        for none.
       contexts: earlier tokens that every fresh token sees up to their length.
       remat: None when decoding: the fresh (k, v) `[L, B, K, T, head_dim]` are
         returned. 'none', 'dots' or 'full' when training: what the backward
@@ -224,7 +231,13 @@ class Model:
         jnp.arange(tokens.shape[1], dtype=jnp.int32)[None], tokens.shape
       )
     return self._module(params).hidden(
-      tokens, positions, segment_ids, contexts, self.dtype, remat
+      tokens,
+      positions,
+      segment_ids,
+      prefix_ids,
+      contexts,
+      self.dtype,
+      remat,
     )
 
   def logits(

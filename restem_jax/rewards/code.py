@@ -140,7 +140,7 @@ class CodeGrader:
     empty program passes. Without a reference program only the others count.
     """
     bad: list[tuple[Problem, str]] = []
-    checks: list[tuple[Problem, list[_Future], _Future | None]] = []
+    checks: list[tuple[Problem, list[_Future], _Future]] = []
     for problem in problems:
       try:
         checks.append(
@@ -150,9 +150,13 @@ class CodeGrader:
         logging.warning('%s', e)
         bad.append((problem, str(e)))
     for problem, references, empty in checks:
-      outcomes = [r.result() for r in references]
-      trivial = empty.result() if empty else None
-      if trivial and trivial.status in ('pass', 'broken'):
+      try:
+        outcomes = [r.result() for r in references]
+        trivial = empty.result()
+      except ValueError as e:  # a kind of tests that the engine can't run
+        bad.append((problem, str(e)))
+        continue
+      if trivial.status in ('pass', 'broken'):
         why = (
           'an empty program passes'
           if trivial.status == 'pass'

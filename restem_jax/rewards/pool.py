@@ -8,6 +8,10 @@ One thread per worker talks to it over a socket; one fork server, started by
 `subprocess` with a clean environment, makes the workers. A worker that runs
 past its limit is killed and replaced; one that dies is replaced and its
 request tried once more, then answered with 'error' (or 'oom').
+
+Why not a library: multiprocessing and what builds on it (pebble, loky) start
+workers with the host's environment and either fork the host or pay a second
+of imports for every kill; a kill here costs a fork of a warm process.
 """
 
 import concurrent.futures

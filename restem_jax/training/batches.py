@@ -2,26 +2,28 @@
 
 In: a random-access sequence of `Example`s. Out: batches of packed rows, in an
 order that is a function of (seed, epoch) alone. What is *not* here: where the
-examples come from, devices.
+examples come from, which share a row (`packing`), devices.
 
-  example 0: prompt p p p, target a b     example 1: prompt q, target c
+  example 0: prompt p p p x, target a b    example 2: prompt q q, target d
+  example 1: prompt p p p y, target c      `p p p` is shared
 
-  tokens       p p p a b q c 0
-  weights      0 0 0 w w 0 v 0     the weight of *predicting* that token
-  segment_ids  1 1 1 1 1 2 2 0     0 is padding
-  positions    0 1 2 3 4 0 1 0
+  tokens       p p p x a b y c q q d 0
+  weights      0 0 0 0 w w 0 v 0 0 u 0     of *predicting* that token
+  segment_ids  1 1 1 2 2 2 3 3 4 4 4 0     0 is padding
+  prefix_ids   0 0 0 1 1 1 1 1 0 0 0 0     the segment that it sees as well
+  positions    0 1 2 3 4 5 3 4 0 1 2 0
 """
 
 from collections import Counter
 from collections.abc import Sequence
 import dataclasses
-from typing import Any
+import functools
 
 import grain
-from grain import experimental as grain_experimental
 import numpy as np
 
 from restem_jax.records import Example
+from restem_jax.training import packing
 
 NORMALIZERS = ('real_tokens', 'per_sequence', 'per_problem')
 
@@ -46,7 +48,7 @@ def token_weights(examples: Sequence[Example], normalizer: str) -> list[float]:
     )
   if normalizer == 'real_tokens':
     return [e.weight for e in examples]
-  share = [1 / max(1, len(e.target_ids)) for e in examples]
+  share = [1 / len(e.target_ids) for e in examples]
   if normalizer == 'per_problem':
     problems = [e.id.rpartition('#')[0] or e.id for e in examples]
     count = Counter(problems)
@@ -64,6 +66,7 @@ class Feed:
     row_len: tokens of a row, T.
     seed: of the shuffles.
     normalizer: see `token_weights`.
+    share_prefixes: put what prompts of a row begin with into it once.
   """
 
   examples: Sequence[Example]
@@ -71,6 +74,7 @@ class Feed:
   row_len: int
   seed: int
   normalizer: str = 'real_tokens'
+  share_prefixes: bool = True
 
   def __post_init__(self):
     if not self.examples:
@@ -80,63 +84,89 @@ class Feed:
       if n > self.row_len:
         raise ValueError(
           f'example {example.id} has {n} tokens, a row has {self.row_len}; '
-          'raise row_len'
+          'raise Trainer.row_len'
         )
-      if not example.prompt_ids:
-        raise ValueError(f'example {example.id} has no prompt token')
+      if not example.prompt_ids or not example.target_ids:
+        raise ValueError(f'example {example.id} has no prompt or no target')
+
+  @functools.cached_property
+  def _shared(self) -> list[int]:
+    if not self.share_prefixes:
+      return [0] * len(self.examples)
+    return packing.shared_prefixes([e.prompt_ids for e in self.examples])
+
+  @functools.cached_property
+  def _weights(self) -> list[float]:
+    return token_weights(self.examples, self.normalizer)
+
+  def rows(self, epoch: int) -> list[list[int]]:
+    """The rows of an epoch, as indices of examples."""
+    return packing.pack(
+      [e.prompt_ids for e in self.examples],
+      [len(e.prompt_ids) + len(e.target_ids) for e in self.examples],
+      self._shared,
+      self.row_len,
+      seed=self.seed * 1_000_003 + epoch,
+    )
+
+  def num_batches(self, epoch: int) -> int:
+    """Batches of an epoch."""
+    return -(-len(self.rows(epoch)) // self.batch_size)
 
   def epoch(self, epoch: int) -> grain.DatasetIterator:
     """An iterator over one epoch's batches.
 
-    Its `get_state()` and `set_state()` resume it exactly. A batch is a dict
-    of numpy arrays `[B, T]`: tokens, segment_ids, positions (int32), weights
-    (f32) and index (int32: which example, -1 in padding). The last batch is
-    filled up with rows of padding.
+    Its `get_state()` and `set_state()` resume it exactly. A batch is a dict of
+    numpy arrays `[B, T]`: tokens, segment_ids, prefix_ids, positions (int32),
+    weights (f32) and index (int32: which example, -1 where none). The last
+    batch is filled up with rows of padding.
     """
-    weights = token_weights(self.examples, self.normalizer)
-
-    def row(index: int) -> dict[str, np.ndarray]:
-      example = self.examples[index]
-      tokens = np.array(example.prompt_ids + example.target_ids, np.int32)
-      weight = np.zeros(len(tokens), np.float32)
-      weight[len(example.prompt_ids) :] = weights[index]
-      # Counted from 1 while packing, whose padding is 0.
-      return {
-        'tokens': tokens,
-        'weights': weight,
-        'index': np.full(len(tokens), index + 1, np.int32),
-      }
-
-    shuffled = grain.MapDataset.range(len(self.examples)).shuffle(
-      seed=(self.seed * 1_000_003 + epoch) % 2**32
+    dataset = (
+      grain.MapDataset.source(self.rows(epoch))
+      .map(self._row)
+      .batch(self.batch_size, drop_remainder=False, batch_fn=self._stack)
     )
-    rows = grain_experimental.FirstFitPackIterDataset(
-      shuffled.map(row).to_iter_dataset(),
-      length_struct=dict.fromkeys(('tokens', 'weights', 'index'), self.row_len),
-      num_packing_bins=max(16, self.batch_size),
-      seed=self.seed,
-    )
-    return iter(
-      rows.batch(self.batch_size, drop_remainder=False, batch_fn=self._stack)
-    )
+    return iter(dataset.to_iter_dataset())
 
-  def _stack(self, rows: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
-    names = {
-      'tokens': 'tokens',
-      'weights': 'weights',
-      'segment_ids': 'tokens_segment_ids',
-      'positions': 'tokens_positions',
-      'index': 'index',
+  def _row(self, members: Sequence[int]) -> dict[str, np.ndarray]:
+    row = {
+      name: np.zeros(self.row_len, np.int32)
+      for name in ('tokens', 'segment_ids', 'prefix_ids', 'positions', 'index')
+    } | {'weights': np.zeros(self.row_len, np.float32)}
+    row['index'] -= 1
+    segments: dict[tuple[int, ...], int] = {}
+    at = segment = 0
+
+    def put(tokens, start, prefix, index) -> slice:
+      nonlocal at, segment
+      segment += 1
+      where = slice(at, at + len(tokens))
+      row['tokens'][where] = tokens
+      row['segment_ids'][where] = segment
+      row['prefix_ids'][where] = prefix
+      row['positions'][where] = np.arange(start, start + len(tokens))
+      row['index'][where] = index
+      at = where.stop
+      return where
+
+    for i in members:
+      example, n = self.examples[i], self._shared[i]
+      prefix = tuple(example.prompt_ids[:n])
+      if n and prefix not in segments:
+        put(prefix, 0, 0, -1)
+        segments[prefix] = segment
+      tokens = (*example.prompt_ids[n:], *example.target_ids)
+      where = put(tokens, n, segments[prefix] if n else 0, i)
+      target = slice(where.stop - len(example.target_ids), where.stop)
+      row['weights'][target] = self._weights[i]
+    return row
+
+  def _stack(self, rows: Sequence[dict[str, np.ndarray]]):
+    batch = {name: np.stack([r[name] for r in rows]) for name in rows[0]}
+    short = self.batch_size - len(rows)
+    return {
+      name: np.pad(
+        x, ((0, short), (0, 0)), constant_values=-1 if name == 'index' else 0
+      )
+      for name, x in batch.items()
     }
-    shape = (self.batch_size, self.row_len)
-    batch = {}
-    for name, packed in names.items():
-      kind = np.float32 if name == 'weights' else np.int32
-      batch[name] = np.zeros(shape, kind)
-      batch[name][: len(rows)] = [row[packed] for row in rows]
-    batch['index'] -= 1
-    return batch
-
-  def num_batches(self) -> int:
-    """Batches of epoch 0; another order may pack to one more or fewer."""
-    return sum(1 for _ in self.epoch(0))

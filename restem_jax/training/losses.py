@@ -39,6 +39,7 @@ def weighted_nll(
     batch['tokens'],
     batch['positions'],
     batch['segment_ids'],
+    batch['prefix_ids'],
     remat=remat,
   )
   # Token t + 1 is predicted from hidden state t. The first token of a segment

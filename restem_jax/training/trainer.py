@@ -46,6 +46,8 @@ class Trainer:
     schedule: called with the number of steps, e.g. `optimizers.warmup_cosine`.
     clip_norm: global norm that gradients are clipped to; None for no clipping.
     normalizer: real_tokens, per_sequence or per_problem (`batches`).
+    share_prefixes: examples of a row share what their prompts begin with
+      (`packing`): the same loss for a fraction of the tokens.
     remat: what the backward pass keeps of a layer: none, dots or full.
     patience: validations without a better reward before training stops.
     save_every: steps between saves inside an epoch; 0 saves at its end only.
@@ -60,6 +62,7 @@ class Trainer:
   schedule: Callable[[int], optax.Schedule] = optimizers.warmup_cosine
   clip_norm: float | None = 1.0
   normalizer: str = 'real_tokens'
+  share_prefixes: bool = True
   remat: str = 'none'
   patience: int = 1
   save_every: int = 0
@@ -88,6 +91,7 @@ class Trainer:
       row_len=row_len,
       seed=self.seed + 7919 * iteration,
       normalizer=self.normalizer,
+      share_prefixes=self.share_prefixes,
     )
 
   def make_optimizer(self, total_steps: int) -> optax.GradientTransformation:
@@ -126,8 +130,7 @@ class Trainer:
         examples of the batch.
       Preempted: on SIGTERM, after saving.
     """
-    per_epoch = feed.num_batches()
-    total = per_epoch * self.num_epochs
+    total = sum(map(feed.num_batches, range(self.num_epochs)))
     optimizer = self.make_optimizer(total)
     params = init_params()
     state = step_lib.init_state(model, optimizer, params)

@@ -1,6 +1,6 @@
 """Tests of restem_jax.rewards.normalize."""
 
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 import pytest
 
 from restem_jax.rewards.normalize import normalize
@@ -82,11 +82,13 @@ def test_degrees_inside_a_function_become_radians():
   assert normalize(r'\sin 30^\circ') == r'\sin(\frac{30\pi}{180})'
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.text(max_size=300))
 def test_any_text_has_a_spelling(text):
   assert isinstance(normalize(text), str)
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.integers())
 def test_integers_keep_their_value(n):
   assert normalize(f'{n:,}') == str(n)

@@ -87,7 +87,7 @@ def make(**kwargs):
 
 @pytest.fixture(scope='module')
 def pool(path):
-  pool = make(timeout_s=2.0)
+  pool = make(timeout_s=10.0)
   yield pool
   pool.close()
 

@@ -4,7 +4,7 @@ import contextlib
 from fractions import Fraction
 import time
 
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 import pytest
 
 from restem_jax.rewards import rational
@@ -138,12 +138,14 @@ def _combine(children):
   )
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.recursive(_numbers, _combine, max_leaves=8))
 def test_arithmetic_is_that_of_fractions(case):
   text, value = case
   assert evaluate(text) == (UNDEFINED if value is None else value)
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(
   st.integers(0, 10**12),
   st.integers(1, 10**6),
@@ -153,6 +155,7 @@ def test_fractions_in_all_spellings(a, b, spelling):
   assert evaluate(spelling.format(a, b)) == Fraction(a, b)
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.text(alphabet='0123456789+-/^!(){}.e \\frac', max_size=80))
 def test_any_text_ends(text):
   try:

@@ -75,6 +75,8 @@ def enter(jail: Jail, machine: Architecture) -> dict[str, int]:
   linux.drop_capabilities(machine.numbers['capset'])
   linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
   linux.prctl(linux.PR_SET_DUMPABLE, 0)
+  if jail.tier == 1:  # here, because a change of user clears it
+    linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
   linux.install_filter(seccomp.base_filter(machine))
   if jail.tier:
     _check()
@@ -120,7 +122,6 @@ def _may_change_user(uid: int) -> bool:
 
 def _continue_in_child() -> None:
   """Forks; the child goes on, the parent only waits for its end."""
-  parent = os.getpid()
   pid = os.fork()
   if pid:
     # The child's descriptors must not be held open here: their end is how
@@ -128,9 +129,6 @@ def _continue_in_child() -> None:
     os.closerange(3, os.sysconf('SC_OPEN_MAX'))
     os.waitpid(pid, 0)
     os._exit(0)
-  linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
-  if os.getppid() not in (0, parent):  # 0: the parent is outside
-    os._exit(1)
 
 
 def _change_user(uid: int) -> None:

@@ -16,6 +16,7 @@ calls are made here.
 from collections.abc import Sequence
 import contextlib
 import os
+import socket
 
 from restem_jax.rewards.sandbox import linux
 from restem_jax.rewards.sandbox.syscalls import Architecture
@@ -49,6 +50,7 @@ def isolate(
     OSError: if the kernel or a container's profile refuses a step.
   """
   _unshare(outside_id)
+  socket.sethostname('sandbox')
   _build_root(machine, [(os.path.realpath(p), p) for p in readable])
 
 

@@ -6,9 +6,11 @@ user can't import one more module. So the server first changes its root to the
 Python prefix, which also hides the rest of the disk, and points every import
 path there.
 
-In: the prefix; out: a changed root and changed paths. Shared libraries outside
-the prefix are out of reach from then on, so the standard library's extension
-modules are loaded before.
+In: the prefix; out: a changed root and changed paths. What lies outside the
+prefix is out of reach from then on: shared libraries (so the standard library's
+extension modules are loaded before), /dev/null, and site-packages of a virtual
+environment (preloaded packages work as far as they were loaded). A Python that
+all users may read, as container images have it, needs none of this.
 """
 
 import contextlib

@@ -14,6 +14,7 @@ with a structure is read by the jailed tester.
 import contextlib
 import functools
 import json
+import math
 import os
 import select
 import signal
@@ -111,7 +112,7 @@ class Slot:
 
   def judge(self, program: str, suite: Suite, limits: Limits) -> Outcome:
     """Runs one program on one suite."""
-    source = program.encode('utf-8', 'surrogatepass')
+    source = _encode(program)
     start = time.monotonic()
     try:
       if suite.kind == 'stdio':
@@ -143,7 +144,7 @@ class Slot:
       left = start + limits.wall_s - time.monotonic()
       with contextlib.ExitStack() as files:
         fds = []
-        for content in (source, test['stdin'].encode(), b''):
+        for content in (source, _encode(test['stdin']), b''):
           fd = os.memfd_create('sandbox')
           files.callback(os.close, fd)
           _fill(fd, content)
@@ -156,7 +157,7 @@ class Slot:
       if status == 'pass' and len(output) >= cap:
         status, detail = 'error', 'too much output'
       elif status == 'pass' and not compare.same_output(
-        test['stdout'].encode(), output, suite.compare
+        _encode(test['stdout']), output, suite.compare
       ):
         status = 'fail'
       if status != 'pass':
@@ -259,6 +260,11 @@ class Slot:
     return message
 
 
+def _encode(text: str) -> bytes:
+  """UTF-8; lone surrogates, which JSON can hold, are no reason to fail."""
+  return text.encode('utf-8', 'surrogatepass')
+
+
 def _fill(fd: int, content: bytes) -> None:
   view = memoryview(content)
   offset = 0
@@ -271,7 +277,7 @@ def _request(kind: str, limits: Limits, wall_s: float) -> dict[str, Any]:
     'op': 'run',
     'kind': kind,
     'wall_s': wall_s,
-    'cpu_s': limits.cpu_s,
+    'cpu_s': math.ceil(limits.cpu_s),
     'memory': limits.memory_mib << 20,
     'output': limits.output_mib << 20,
   }

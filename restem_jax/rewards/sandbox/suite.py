@@ -26,6 +26,12 @@ STATUSES = (
 )
 
 
+_FIELDS: Mapping[str, Mapping[str, Any]] = {
+  'stdio': {'stdin': str, 'stdout': str},
+  'call': {'args': (list, tuple), 'expected': object},
+}
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Limits:
   """Of one program, over all its tests together."""
@@ -57,6 +63,16 @@ class Suite:
         else 'a list'
       )
       raise ValueError(f"meta['tests'] of kind {self.kind} must be {wanted}")
+    fields = _FIELDS.get(self.kind, {})
+    tests: list[Any] = list(self.tests) if fields else []
+    for number, test in enumerate(tests):
+      if not isinstance(test, Mapping):
+        raise ValueError(f"meta['tests'][{number}] must be an object")
+      for field, kind in fields.items():
+        if field not in test or not isinstance(test[field], kind):
+          raise ValueError(
+            f"meta['tests'][{number}] of kind {self.kind} needs {field!r}"
+          )
     if self.kind in ('call', 'humaneval') and not self.entry_point:
       raise ValueError(
         f"meta of kind {self.kind} needs 'entry_point', the function's name"
@@ -65,6 +81,10 @@ class Suite:
       raise ValueError(
         f"meta['compare']['mode']: write one of {', '.join(compare.MODES)}"
       )
+    try:
+      _ = self.payload
+    except TypeError as e:
+      raise ValueError(f"meta['tests'] must be plain JSON: {e}") from None
 
   @functools.cached_property
   def payload(self) -> bytes:

@@ -28,7 +28,10 @@ FLOAT = {'mode': 'float', 'rtol': 1e-4, 'atol': 1e-6}
     ('1e400', '1e400', FLOAT, True),
     ('e', '2.7', FLOAT, False),
     ('1.5 a', '1.5', FLOAT, False),
+    ('1', '1' + ' ' * 1_000_000, {}, True),
+    ('1', '1' + ' ' * 2_000_000, {}, False),
   ],
+  ids=lambda v: str(v)[:20],
 )
 def test_same_output(expected, actual, mode, same):
   found = compare.same_output(expected.encode(), actual.encode(), mode)

@@ -8,8 +8,8 @@ import os
 import pathlib
 
 import pytest
-
 from real import data_path
+
 from restem_jax.records import read_jsonl
 from restem_jax.rewards.sandbox.suite import Limits, Suite
 

@@ -31,6 +31,7 @@ os.write(1, json.dumps({
   'written': written,
   'pid': os.getpid(),
   'uid': os.getuid(),
+  'host': os.uname().nodename,
 }).encode())
 """
 
@@ -54,4 +55,5 @@ def test_isolate(tmp_path):
     'written': False,
     'pid': 1,
     'uid': 65534,
+    'host': 'sandbox',
   }

@@ -10,6 +10,17 @@ from restem_jax.rewards.sandbox.suite import Suite
     ({'kind': 'assert', 'tests': 'assert f()'}, 'must be a list'),
     ({'kind': 'humaneval', 'tests': []}, 'defines check'),
     ({'kind': 'call', 'tests': []}, 'entry_point'),
+    ({'kind': 'stdio', 'tests': [{'stdin': ''}]}, "needs 'stdout'"),
+    ({'kind': 'stdio', 'tests': ['1']}, 'must be an object'),
+    (
+      {'kind': 'call', 'entry_point': 'f', 'tests': [{'expected': 1}]},
+      "needs 'args'",
+    ),
+    (
+      {'kind': 'call', 'entry_point': 'f', 'tests': [{'args': []}]},
+      "needs 'expected'",
+    ),
+    ({'kind': 'assert', 'tests': [{1, 2}]}, 'plain JSON'),
     (
       {'kind': 'stdio', 'tests': [], 'compare': {'mode': 'close'}},
       'tokens, exact, float',

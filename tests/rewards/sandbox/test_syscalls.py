@@ -30,8 +30,8 @@ def test_no_number_twice():
 def test_aarch64_lacks_only_the_old_calls():
   x86, arm = (syscalls.ARCHITECTURES[n] for n in ('x86_64', 'aarch64'))
   missing = set(x86.numbers) - set(arm.numbers)
-  assert missing == set(
-    'open stat lstat poll access pipe select dup2 pause alarm getdents '
-    'readlink getpgrp arch_prctl time epoll_create epoll_wait fork '
-    'vfork'.split()
-  )
+  assert sorted(missing) == [
+    *('access', 'alarm', 'arch_prctl', 'dup2', 'epoll_create', 'epoll_wait'),
+    *('fork', 'getdents', 'getpgrp', 'lstat', 'open', 'pause', 'pipe'),
+    *('poll', 'readlink', 'select', 'stat', 'time', 'vfork'),
+  ]
