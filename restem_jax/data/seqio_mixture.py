@@ -7,6 +7,7 @@ TensorFlow (`data.examples`, `training.batches`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
 import itertools
 import math
 from typing import Any
@@ -203,3 +204,56 @@ def materialise(
       no training examples, or one without any.
   """
   return write_examples(out_path, draw(mixture, num_examples, seed=seed))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingMixture:
+  """The training set of an M-step: selected samples, human data, other runs.
+
+  Example: `TrainingMixture(rates={'selected': 1.0, 'human': 0.25})` has one
+  human solution for four selected samples.
+
+  Attributes:
+    rates: SeqIO rates of Tasks. `selected` and `human` are made here: the
+      iteration's own examples, and the human solutions of the task's training
+      problems. Other names are registered Tasks of examples, or of `files`.
+    files: name -> ArrayRecord of examples, e.g. another run's
+      `iteration_01/dataset/selected.arrayrecord`.
+    num_examples: drawn in all; None for so many that each selected example
+      comes once.
+  """
+
+  rates: Mapping[str, float]
+  files: Mapping[str, epath.PathLike] = dataclasses.field(default_factory=dict)
+  num_examples: int | None = None
+
+  def __post_init__(self):
+    if 'selected' not in self.rates and self.num_examples is None:
+      raise ValueError(
+        "TrainingMixture.rates has no 'selected', so num_examples is needed"
+      )
+
+  def __call__(
+    self,
+    selected: epath.PathLike,
+    out_path: epath.PathLike,
+    source: Source,
+    text_fn: human.TextFn,
+    tokenizer: Tokenizer,
+    *,
+    seed: int,
+  ) -> None:
+    """Registers the Tasks and writes the drawn examples to `out_path`."""
+    num_selected = register_selected('selected', selected).num_input_examples(
+      'train'
+    )
+    if 'human' in self.rates:
+      register_human('human', source, text_fn, tokenizer)
+    for name, path in self.files.items():
+      register_selected(name, path)
+    num = self.num_examples
+    if num is None:
+      assert num_selected is not None
+      share = self.rates['selected'] / sum(self.rates.values())
+      num = round(num_selected / share)
+    materialise(self.rates, out_path, num, seed)

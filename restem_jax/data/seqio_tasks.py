@@ -143,7 +143,8 @@ class SeqioSource(source.SplitSource):
   num_validation: int | None = None
   num_test: int | None = None
   num_shots: int = 2  # per Task, held out of all splits
-  data_path: epath.PathLike | None = None  # gsm8k, hendrycks_math: JSONL
+  # Of gsm8k and hendrycks_math: a JSONL file or folder, or Task name -> path.
+  data_path: epath.PathLike | Mapping[str, epath.PathLike] | None = None
   seed: int = 0  # of carved splits and of the order, where it is shuffled
   shuffle: bool = False  # by a seeded hash: for Tasks sorted by subject
   validation_fraction: float = 0.1  # of train, where a Task has no such split
@@ -157,14 +158,17 @@ class SeqioSource(source.SplitSource):
       object.__setattr__(self, 'name', self.mixture)
 
   def read(self) -> source.Splits:
-    if self.data_path is not None:
+    data_path = self.data_path
+    if isinstance(data_path, Mapping):
+      data_path = data_path.get(self.mixture)
+    if data_path is not None:
       if self.mixture not in ('gsm8k', 'hendrycks_math'):
         raise ValueError(
-          f"data_path={str(self.data_path)!r} is for the Tasks 'gsm8k' and"
+          f"data_path={str(data_path)!r} is for the Tasks 'gsm8k' and"
           f" 'hendrycks_math', not for {self.mixture!r}; leave it out, or use"
           f' JsonlSource for your own file'
         )
-      register_files(self.mixture, self.data_path)
+      register_files(self.mixture, data_path)
     provider = _mixture_or_task(self.mixture)
     rates: dict[str, float] = {}
     by_split = {split: [] for split in source.SPLITS}

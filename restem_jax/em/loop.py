@@ -295,10 +295,11 @@ class Run:
         self.system.selection,
         iteration,
       )
-      if self.system.mixture is not None and chosen.num_kept:
+      mixed = directory / 'mixed.arrayrecord'
+      if self.system.mixture and chosen.num_kept and not mixed.exists():
         self.system.mixture(
           directory / 'selected.arrayrecord',
-          directory / 'mixed.arrayrecord',
+          mixed,
           self.system.task.source,
           self.system.task.human_text(self.tokenizer),
           self.tokenizer,

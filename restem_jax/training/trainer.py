@@ -38,8 +38,8 @@ class Trainer:
   Attributes:
     num_epochs: passes over the examples at most.
     batch_size: packed rows of a batch, B.
-    row_len: tokens of a packed row, T; None takes the longest example,
-      rounded up to a multiple of 128, at least 512.
+    row_len: tokens of a packed row, T; None: a quarter more than the longest
+      example has, up to a multiple of 128, at least 256.
     num_microbatches: the batch is split into so many for gradient
       accumulation; divides batch_size.
     optimizer: called with `learning_rate=<schedule>`, e.g. `optax.adamw`.
@@ -84,7 +84,7 @@ class Trainer:
     row_len = self.row_len
     if row_len is None:
       longest = max(len(e.prompt_ids) + len(e.target_ids) for e in examples)
-      row_len = max(512, math.ceil(longest / 128) * 128)
+      row_len = max(256, math.ceil(1.25 * longest / 128) * 128)
     return batches.Feed(
       examples=examples,
       batch_size=self.batch_size,

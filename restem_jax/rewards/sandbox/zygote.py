@@ -112,10 +112,12 @@ class _Server:
   ):
     self._control = control
     self._host = host
-    self._machine = machine
     self._threads = threads
     self._pid = os.getpid()
     self._tester = 0
+    self._filters = [
+      seccomp.child_filter(machine, may_receive=may) for may in (False, True)
+    ]
     self._poller = select.poll()
     self._poller.register(control, select.POLLIN)
     self._poller.register(host, select.POLLIN)
@@ -235,7 +237,7 @@ class _Server:
       os.closerange(4, _NOFILE)
     self._limit(request)
     linux.install_filter(
-      seccomp.child_filter(self._machine, os.getpid(), may_receive=is_tester)
+      seccomp.for_process(self._filters[is_tester], os.getpid())
     )
     gc.enable()
     if is_tester:

@@ -70,7 +70,7 @@ def test_base_arguments():
 
 
 def test_child():
-  child = seccomp.child_filter(X86, 42)
+  child = seccomp.for_process(seccomp.child_filter(X86), 42)
   thread, fork = 0x3D0F00, 0x1200011
   assert run(child, X86, 'clone', thread) == seccomp.ALLOW
   assert run(child, X86, 'clone', fork) == seccomp.KILL
@@ -82,5 +82,5 @@ def test_child():
   assert run(child, X86, 'recvmsg') == refused(errno.EPERM)
   assert run(child, X86, 'read') == seccomp.ALLOW  # the base decides
 
-  tester = seccomp.child_filter(X86, 42, may_receive=True)
+  tester = seccomp.child_filter(X86, may_receive=True)
   assert run(tester, X86, 'recvmsg') == seccomp.ALLOW
