@@ -73,17 +73,20 @@ def evaluate(
   """
   path = directory / 'report.json'
   if not path.exists():
-    generate.generate(
-      directory,
-      problems,
-      sampler,
-      params_fn,
-      GREEDY,
-      num_samples=1,
-      seed=seed,
-      iteration=iteration,
-      what=what,
-    )
+    grader = sampler.task.grader
+    with score.in_background(directory, problems, grader) as written:
+      generate.generate(
+        directory,
+        problems,
+        sampler,
+        params_fn,
+        GREEDY,
+        num_samples=1,
+        seed=seed,
+        iteration=iteration,
+        what=what,
+        written=written,
+      )
     num_shards = len(
       generate.chunks(problems, sampler.sampling.problems_per_shard)
     )
@@ -91,7 +94,7 @@ def evaluate(
       directory,
       problems,
       num_shards,
-      sampler.task.grader,
+      grader,
       f'{what}: score',
       log_samples,
     )

@@ -15,7 +15,6 @@ import functools
 import logging
 
 from etils import epath
-import jax
 
 from restem_jax import metrics, shards
 from restem_jax.em.task import SPLITS, Task
@@ -79,10 +78,9 @@ class Sampler:
     model: Model,
     tokenizer: Tokenizer,
     sampling: Sampling,
-    mesh: jax.sharding.Mesh | None = None,
   ):
     self.task, self.model, self.tokenizer = task, model, tokenizer
-    self.sampling, self.mesh = sampling, mesh
+    self.sampling = sampling
 
   @functools.cached_property
   def _prompts(self) -> dict[str, tuple[int, ...]]:
@@ -127,7 +125,6 @@ class Sampler:
       num_slots=self.sampling.num_slots,
       steps_per_call=self.sampling.steps_per_call,
       prefill_tokens=self.sampling.prefill_tokens,
-      mesh=self.mesh,
     )
 
   @property
@@ -202,6 +199,7 @@ def generate(
   seed: int,
   iteration: int,
   what: str,
+  written: Callable[[int], None] = lambda chunk: None,
 ) -> None:
   """Completes the sample shards of `directory`.
 
@@ -215,6 +213,7 @@ def generate(
     seed: of the draws, with the iteration.
     iteration: as `seed`.
     what: names the work in logs and progress bars.
+    written: told the number of each shard as soon as it is on disk.
   """
   directory.mkdir(parents=True, exist_ok=True)
   cut = chunks(problems, sampler.sampling.problems_per_shard)
@@ -238,6 +237,7 @@ def generate(
     rows = sorted(finished.pop(c), key=lambda s: (order[s.problem_id], s.index))
     path = shard_path(directory, 'samples', c)
     shards.write_shard(path, map(to_json, rows))
+    written(c)
 
   for c in [c for c in todo if not pending[c]]:
     write(c)  # every prompt of it is too long

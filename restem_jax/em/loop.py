@@ -12,16 +12,14 @@ loop is resumed by running it again. What is *not* here: how a stage works.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+import contextlib
 import dataclasses
 import functools
 import logging
-from typing import Any
 
 from etils import epath
-import jax
-import jax.numpy as jnp
 
-from restem_jax import checkpoints, partitioning
+from restem_jax import checkpoints
 from restem_jax.em import (
   evaluate,
   generate,
@@ -32,12 +30,11 @@ from restem_jax.em import (
   summary,
 )
 from restem_jax.em.generate import Sampler, Sampling
+from restem_jax.em.policy import Policies
 from restem_jax.em.task import Task
-from restem_jax.models.transformer import Model, Params
+from restem_jax.models.transformer import Params
 from restem_jax.records import EvalReport
-from restem_jax.tokenizer import Tokenizer
 from restem_jax.training.trainer import Preempted, Trainer
-from restem_jax.weights import load
 
 _log = logging.getLogger(__name__)
 
@@ -61,9 +58,8 @@ class System:
     num_iterations: the paper: 3 for MATH, 2 for code.
     init: 'base' (ReST^EM) or 'previous' (ReST): where an M-step starts.
     seed: of sampling.
-    dtype: compute dtype: 'float32', 'bfloat16', or 'auto': bfloat16 on
-      accelerators, float32 on CPUs. Master weights are f32 always.
-    mesh: called for the device mesh; None for one device.
+    dtype: compute dtype: auto, float32 or bfloat16 (`policy.Policies`);
+      master weights are f32 always.
     checkpoint: what `evaluate` looks at: a step's folder or the folder above
       it; None for the base model and every iteration.
     log_samples: right and wrong answers that are logged per stage.
@@ -83,7 +79,6 @@ class System:
   init: str = 'base'
   seed: int = 0
   dtype: str = 'auto'
-  mesh: Callable[[], jax.sharding.Mesh] | None = None
   checkpoint: str | None = None
   log_samples: int = 2
   config_text: str = ''
@@ -92,10 +87,6 @@ class System:
   def __post_init__(self):
     if self.init not in ('base', 'previous'):
       raise ValueError(f'System.init={self.init!r}; write base or previous')
-    if self.dtype not in ('auto', 'float32', 'bfloat16'):
-      raise ValueError(
-        f'System.dtype={self.dtype!r}; write auto, float32 or bfloat16'
-      )
 
   # The run modes.
 
@@ -155,19 +146,16 @@ class Run:
   def __init__(self, system: System):
     self.system = system
     self.directory = epath.Path(system.model_dir)
-    self._reader = load.open_weights(system.weights)
+    self._policies = Policies(system.weights, system.dtype)
     provenance.check(
       self.directory,
       system.config_text,
       system.versions,
       {
-        'weights': self._reader.fingerprint(),
-        'tokenizer': self.tokenizer.fingerprint(),
-        **{
-          f'problems of {task.name}': task.source.fingerprint()
-          for task in (system.task, *system.eval_tasks)
-        },
-      },
+        f'problems of {task.name}': task.source.fingerprint()
+        for task in (system.task, *system.eval_tasks)
+      }
+      | self._policies.fingerprints(),
     )
     problems = system.task.problems('train')
     if not problems:
@@ -177,28 +165,14 @@ class Run:
     self._num_shards = len(cut)
 
   @functools.cached_property
-  def tokenizer(self) -> Tokenizer:
-    return self._reader.tokenizer()
-
-  @functools.cached_property
-  def mesh(self) -> jax.sharding.Mesh | None:
-    return None if self.system.mesh is None else self.system.mesh()
-
-  @functools.cached_property
-  def model(self) -> Model:
-    dtype = self.system.dtype
-    if dtype == 'auto':
-      # XLA's CPU backend emulates bf16 where it has no kernel for it.
-      cpu = jax.default_backend() == 'cpu'
-      dtype = 'float32' if cpu else 'bfloat16'
-    return Model(self._reader.config, jnp.dtype(dtype))
-
-  @functools.cached_property
   def samplers(self) -> dict[str, Sampler]:
     tasks = (self.system.task, *self.system.eval_tasks)
     return {
       task.name: Sampler(
-        task, self.model, self.tokenizer, self.system.sampling, self.mesh
+        task,
+        self._policies.model,
+        self._policies.tokenizer,
+        self.system.sampling,
       )
       for task in tasks
     }
@@ -223,47 +197,34 @@ class Run:
   def params(self, iteration: int) -> Params:
     """f32 parameters of an iteration's policy; 0 is the base model."""
     if iteration:
-      return self._restore(self.path(iteration, 'checkpoints'))
-    return load.load_params(
-      self._reader, self.model.abstract_params(), self._shardings
-    )
-
-  @property
-  def _shardings(self) -> Any:
-    if self.mesh is None:
-      return None
-    return partitioning.shardings(self.mesh, self.model.logical_axes())
-
-  def _restore(self, path: epath.PathLike) -> Params:
-    abstract = self.model.abstract_params()
-    if self.mesh is None:
-      device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-      shardings = jax.tree.map(lambda _: device, abstract)
-    else:
-      shardings = self._shardings
-    abstract = jax.tree.map(
-      lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s),
-      abstract,
-      shardings,
-    )
-    return checkpoints.restore_params(path, abstract)
+      return self._policies.restore(self.path(iteration, 'checkpoints'))
+    return self._policies.base()
 
   # The stages of one iteration.
 
   def iterate(self, iteration: int) -> bool:
     """E- and M-step; False if there was nothing to train on."""
     if improve.read(self.path(iteration, 'checkpoints')) is None:
-      self.generate(iteration)
+      self.generate(iteration, and_score=True)
       self.score(iteration)
       if not self.select(iteration).num_kept:
         return False
     self.improve(iteration)
     return True
 
-  def generate(self, iteration: int) -> None:
-    with self._timed(iteration, 'generate'):
+  def generate(self, iteration: int, and_score: bool = False) -> None:
+    """Samples; `and_score` grades each shard while the next are sampled."""
+    directory = self.path(iteration, 'samples')
+    with self._timed(iteration, 'generate'), contextlib.ExitStack() as stack:
+      written = {}
+      if and_score:
+        written['written'] = stack.enter_context(
+          score.in_background(
+            directory, self._problems, self.system.task.grader
+          )
+        )
       generate.generate(
-        self.path(iteration, 'samples'),
+        directory,
         self._problems,
         self.sampler,
         lambda: self.params(iteration - 1),
@@ -272,6 +233,7 @@ class Run:
         seed=self.system.seed,
         iteration=iteration,
         what=f'iteration {iteration}: generate',
+        **written,
       )
 
   def score(self, iteration: int) -> None:
@@ -296,13 +258,14 @@ class Run:
         iteration,
       )
       mixed = directory / 'mixed.arrayrecord'
+      tokenizer = self._policies.tokenizer
       if self.system.mixture and chosen.num_kept and not mixed.exists():
         self.system.mixture(
           directory / 'selected.arrayrecord',
           mixed,
           self.system.task.source,
-          self.system.task.human_text(self.tokenizer),
-          self.tokenizer,
+          self.system.task.human_text(tokenizer),
+          tokenizer,
           seed=self.system.selection.seed + iteration,
         )
     _log.info(
@@ -360,7 +323,7 @@ class Run:
       name = '-'.join(path.parent.parts[-3:])
     return self._evaluate(
       self.directory / 'evaluations' / name,
-      lambda: self._restore(checkpoint),
+      lambda: self._policies.restore(checkpoint),
       0,
       f'evaluate {name}',
     )

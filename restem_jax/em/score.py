@@ -5,7 +5,9 @@ sample in the same order. What is *not* here: how an answer is judged
 (`rewards/`).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import concurrent.futures
+import contextlib
 import itertools
 import logging
 
@@ -67,24 +69,48 @@ def score(
     ValueError: a sample shard is missing or damaged.
   """
   by_id = {p.id: p for p in problems}
-  done = 0
   with metrics.progress(what, num_shards) as bar:
     for c in range(num_shards):
       bar.advance()
-      path = shard_path(directory, 'verdicts', c)
-      source = shard_path(directory, 'samples', c)
-      if shards.status(source) != 'complete':
-        raise ValueError(
-          f'{source} is not complete; run --run_mode=generate first'
-        )
-      if shards.status(path) == 'complete':
-        continue
-      samples = [from_dict(Sample, row) for row in shards.read_shard(source)]
-      rows = map(to_json, grade(samples, by_id, grader))
-      shards.write_shard(path, rows)
-      done += 1
-  if done and log_samples:
+      _score_shard(directory, c, by_id, grader)
+  if log_samples:
     _show(directory, by_id, num_shards, log_samples, what)
+
+
+def _score_shard(directory, chunk: int, by_id, grader: Grader) -> None:
+  """Writes the verdicts of one sample shard, unless they are there."""
+  path = shard_path(directory, 'verdicts', chunk)
+  if shards.status(path) == 'complete':
+    return
+  source = shard_path(directory, 'samples', chunk)
+  if shards.status(source) != 'complete':
+    raise ValueError(f'{source} is not complete; run --run_mode=generate first')
+  samples = [from_dict(Sample, row) for row in shards.read_shard(source)]
+  shards.write_shard(path, map(to_json, grade(samples, by_id, grader)))
+
+
+@contextlib.contextmanager
+def in_background(
+  directory: epath.Path, problems: Sequence[Problem], grader: Grader
+) -> Iterator[Callable[[int], None]]:
+  """Scores shards while the engine samples the next ones.
+
+  Yields a function to call with the number of a shard that is on disk; the
+  graders' work is in their own processes, this thread mostly waits. Leaving
+  the context waits for all shards named. What waits is a number per shard:
+  the samples are on disk, so memory stays flat however slow grading is.
+
+  Raises:
+    Exception: whatever grading raised, when the context is left.
+  """
+  by_id = {p.id: p for p in problems}
+  with concurrent.futures.ThreadPoolExecutor(1, 'score') as executor:
+    futures: list[concurrent.futures.Future[None]] = []
+    yield lambda chunk: futures.append(
+      executor.submit(_score_shard, directory, chunk, by_id, grader)
+    )
+    for future in futures:
+      future.result()
 
 
 def read_scored(directory: epath.Path, num_shards: int) -> Iterator[Scored]:

@@ -8,12 +8,12 @@ from collections.abc import Iterator, Mapping
 import contextlib
 import json
 import logging
+import sys
 import time
 from typing import Any
 
 from etils import epath
-import rich
-from rich import table as rich_table
+from rich import console as rich_console, table as rich_table
 
 from restem_jax import shards
 from restem_jax.em import improve
@@ -111,7 +111,13 @@ def print_table(directory: epath.Path, task: str) -> None:
       f'{sum(row["seconds"].values()) / 60:.1f}',
       *(_percent(row['accuracy'].get(k)) for k in tests[1:]),
     )
-  rich.print(table)
+  _print(table)
+
+
+def _print(table: rich_table.Table) -> None:
+  """To stdout; wide enough for its rows where stdout is no terminal."""
+  width = None if sys.stdout.isatty() else 140
+  rich_console.Console(file=sys.stdout, width=width).print(table)
 
 
 def print_reports(title: str, reports: Mapping[str, EvalReport]) -> None:
@@ -128,4 +134,4 @@ def print_reports(title: str, reports: Mapping[str, EvalReport]) -> None:
       str(report.num_problems),
       ', '.join(f'{k} {v}' for k, v in report.reasons.items()),
     )
-  rich.print(table)
+  _print(table)
