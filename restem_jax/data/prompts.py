@@ -4,8 +4,9 @@ In: a `Problem` and the shots of its task. Out: text, the prompt's and, for
 fine-tuning on human solutions, the target's. Tokenising is not here: the
 tokenizer belongs to the model, this module only asks it for its chat format.
 
-Templates are `str.format` strings over a problem's question, answer and
-solution. Only the template itself is parsed, so braces in a question, an answer
+Templates are `str.format` strings over a problem's question, answer, solution
+and tests (of a program: the statements that the model is shown, one a line; the
+first `meta['shown']` of `meta['tests']`, or all). Only the template itself is parsed, so braces in a question, an answer
 or a model's output stay what they are.
 """
 
@@ -20,6 +21,7 @@ from restem_jax.data import jsonl
 from restem_jax.records import Problem
 from restem_jax.tokenizer import Tokenizer
 
+ASKED = ('question', 'tests')  # what may stand before the model's own text
 FIELDS = ('question', 'answer', 'solution')
 
 
@@ -49,6 +51,19 @@ def _check(label: str, template: str, allowed: Sequence[str]) -> None:
       )
 
 
+def _shown_tests(problem: Problem) -> str:
+  """The tests that the prompt shows, one a line."""
+  tests = problem.meta.get('tests')
+  if not isinstance(tests, list | tuple) or not all(
+    isinstance(test, str) for test in tests
+  ):
+    raise ValueError(
+      f"problem {problem.id!r}: its meta['tests'] are no list of statements,"
+      f' which {{tests}} in the template would show; leave that out'
+    )
+  return '\n'.join(tests[: problem.meta.get('shown')])
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PromptTemplate:
   r"""Zero-shot, few-shot and chat prompts.
@@ -76,7 +91,7 @@ class PromptTemplate:
   stops: tuple[str, ...] = ('\n',)  # what ends an answer; not part of it
 
   def __post_init__(self):
-    _check('question', self.question, FIELDS[:1])
+    _check('question', self.question, ASKED)
     _check('answer', self.answer, FIELDS)
     # gin gives lists.
     object.__setattr__(self, 'stops', tuple(self.stops))
@@ -155,7 +170,12 @@ class PromptTemplate:
     return tuple(shots[: self.num_shots])
 
   def _asked(self, problem: Problem) -> str:
-    return self.question.format(question=problem.question)
+    shows_tests = any(
+      field == 'tests'
+      for _, field, _, _ in string.Formatter().parse(self.question)
+    )
+    tests = _shown_tests(problem) if shows_tests else ''
+    return self.question.format(question=problem.question, tests=tests)
 
   def _answered(self, problem: Problem) -> str:
     """The answer as written after the question; checked to be one answer."""

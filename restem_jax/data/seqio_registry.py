@@ -26,7 +26,13 @@ RowsFn = Callable[[str], Sequence[Row]]  # split -> its rows
 
 
 class PythonSource(seqio.FunctionDataSource):
-  """Rows made in Python; marks the Tasks that `register` may replace."""
+  """Rows made in Python; marks the Tasks that `register` may replace.
+
+  Attributes:
+    register_at: of a Task that reads files, registers it anew for a path.
+  """
+
+  register_at: Callable[[Any], Any] | None = None
 
   def get_dataset(self, *args, shuffle: bool = True, **kwargs):
     # All rows are in memory: SeqIO's shuffle after reading is enough, and its
@@ -53,6 +59,7 @@ def register(
   passed: Mapping[str, tf.TensorSpec] | None = None,
   splits: Sequence[str] = ('train',),
   sizes: Mapping[str, int] | None = None,
+  register_at: Callable[[Any], Any] | None = None,
 ) -> seqio.Task:
   """Adds a Task; one of the same name made here before is replaced.
 
@@ -63,6 +70,7 @@ def register(
     passed: further features of the rows, not among the output features.
     splits: the splits that `rows_fn` knows.
     sizes: rows per split, where they are known beforehand.
+    register_at: see `PythonSource`.
 
   Raises:
     ValueError: if a Task or Mixture of that name was registered elsewhere.
@@ -95,6 +103,7 @@ def register(
   source: Any = PythonSource(
     dataset_fn, splits=tuple(splits), num_input_examples=sizes
   )
+  source.register_at = register_at
   return seqio.TaskRegistry.add(
     name,
     source=source,

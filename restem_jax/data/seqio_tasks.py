@@ -9,8 +9,9 @@ Importing this module registers
 
 A Task carries text (id, question, answer, solution, task, and meta as JSON);
 tokenising comes later, since the tokenizer belongs to the model. A user's own
-Task needs question and answer, and is registered by importing its module. The
-training mixture of token ids is not here (`data.seqio_mixture`).
+Task needs question and answer, and is registered by importing its module. Not
+here are Tasks of programs (`data.seqio_code`) and the training mixture of token
+ids (`data.seqio_mixture`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -39,6 +40,9 @@ FEATURES = {
   for key in ('id', 'question', 'answer', 'solution', 'task', 'meta')
 }
 
+# The path of a Task's files, None where none is given -> its problems.
+ReadFn = Callable[[epath.PathLike | None], source.Splits]
+
 # Problems per split of each arithmetic family; all of them have as many.
 ARITHMETIC_SIZES = {'train': 512, 'validation': 128, 'test': 256}
 
@@ -49,8 +53,13 @@ def register_problems(
   *,
   splits: Sequence[str] = source.SPLITS,
   sizes: Mapping[str, int] | None = None,
+  register_at: Callable[[epath.PathLike], Any] | None = None,
 ) -> seqio.Task:
-  """Registers a Task of problems: `problems_fn` gives those of a split."""
+  """Registers a Task of problems: `problems_fn` gives those of a split.
+
+  A split 'shots' beside the usual ones holds the examples for few-shot
+  prompts; without it they are taken from train.
+  """
 
   def rows_fn(split: str) -> list[dict[str, str]]:
     return [
@@ -59,7 +68,12 @@ def register_problems(
     ]
 
   return seqio_registry.register(
-    name, rows_fn, features=FEATURES, splits=splits, sizes=sizes
+    name,
+    rows_fn,
+    features=FEATURES,
+    splits=splits,
+    sizes=sizes,
+    register_at=register_at,
   )
 
 
@@ -94,24 +108,56 @@ def register_arithmetic(
 
 
 def register_files(
-  name: str, path: epath.PathLike | None = None, *, layout: str | None = None
+  name: str,
+  path: epath.PathLike | None = None,
+  *,
+  layout: str | None = None,
+  read_fn: ReadFn | None = None,
+  splits: Sequence[str] = source.SPLITS,
 ) -> seqio.Task:
-  """Registers a Task over a JSONL file or folder in a layout of `layouts`.
+  """Registers a Task over files.
 
   Args:
     name: of the Task; 'gsm8k' and 'hendrycks_math' know where to look when no
       path is given: TFDS, then the hub.
     path: as for `jsonl.JsonlSource`; missing splits are carved out of train.
     layout: default: the layout called `name`.
+    read_fn: reads other files than JSONL; called with `path` on first use.
+    splits: of the Task; attributes of `source.Splits`.
   """
 
   @functools.cache
   def read() -> source.Splits:
+    if read_fn is not None:
+      return read_fn(path)
     if path is not None:
       return jsonl.JsonlSource(path, name=name, layout=layout or name).splits
     return jsonl.split_problems(seqio_download.load(name), name=name)
 
-  return register_problems(name, lambda split: list(getattr(read(), split)))
+  return register_problems(
+    name,
+    lambda split: list(getattr(read(), split)),
+    splits=splits,
+    register_at=functools.partial(
+      register_files, name, layout=layout, read_fn=read_fn, splits=splits
+    ),
+  )
+
+
+def _register_at(name: str, path: epath.PathLike) -> None:
+  """Has the Task `name` read a path."""
+  readers = {}
+  for task_name in seqio.TaskRegistry.names():
+    found = seqio.TaskRegistry.get(task_name).source
+    if isinstance(found, seqio_registry.PythonSource) and found.register_at:
+      readers[task_name] = found.register_at
+  if name not in readers:
+    raise ValueError(
+      f'data_path={str(path)!r} is for the Tasks'
+      f' {", ".join(map(repr, sorted(readers)))}, not for {name!r}; leave it'
+      f' out, or use JsonlSource for your own file'
+    )
+  readers[name](path)
 
 
 def _mixture_or_task(name: str) -> seqio.Task | seqio.Mixture:
@@ -143,7 +189,7 @@ class SeqioSource(source.SplitSource):
   num_validation: int | None = None
   num_test: int | None = None
   num_shots: int = 2  # per Task, held out of all splits
-  # Of gsm8k and hendrycks_math: a JSONL file or folder, or Task name -> path.
+  # Of Tasks that read files: a file or folder, or Task name -> path.
   data_path: epath.PathLike | Mapping[str, epath.PathLike] | None = None
   seed: int = 0  # of carved splits and of the order, where it is shuffled
   shuffle: bool = False  # by a seeded hash: for Tasks sorted by subject
@@ -162,16 +208,10 @@ class SeqioSource(source.SplitSource):
     if isinstance(data_path, Mapping):
       data_path = data_path.get(self.mixture)
     if data_path is not None:
-      if self.mixture not in ('gsm8k', 'hendrycks_math'):
-        raise ValueError(
-          f"data_path={str(data_path)!r} is for the Tasks 'gsm8k' and"
-          f" 'hendrycks_math', not for {self.mixture!r}; leave it out, or use"
-          f' JsonlSource for your own file'
-        )
-      register_files(self.mixture, data_path)
+      _register_at(self.mixture, data_path)
     provider = _mixture_or_task(self.mixture)
     rates: dict[str, float] = {}
-    by_split = {split: [] for split in source.SPLITS}
+    by_split = {split: [] for split in (*source.SPLITS, 'shots')}
     if isinstance(provider, seqio.Mixture):
       rates = {task.name: provider.get_rate(task) for task in provider.tasks}
       tasks = provider.tasks
@@ -189,6 +229,8 @@ class SeqioSource(source.SplitSource):
         if self.shuffle:
           problems.sort(key=lambda p: splits.unit_hash(self.seed, p.id))
         by_split[split] += problems
+      if 'shots' in task.splits:
+        by_split['shots'] += self._problems(task, 'shots')
     return splits.assemble(
       by_split,
       name=self.name,

@@ -179,13 +179,13 @@ def assemble(
 
   Args:
     by_split: problems by split, each in the order in which they are to be
-      taken.
+      taken; perhaps 'shots', from which a task's shots then come.
     name: the source, for messages.
     num_train: at most so many train problems; None for all.
     num_validation: likewise.
     num_test: likewise.
-    num_shots: how many problems of each task, the first ones of train, are
-      held out of all splits for few-shot prompts.
+    num_shots: how many problems of each task, the first ones of 'shots', else
+      of train, are held out of all splits for few-shot prompts.
     rates: task -> rate, to share the limits out; None takes the first ones.
 
   Raises:
@@ -196,12 +196,17 @@ def assemble(
     by_split['validation'], _questions(test), name, 'validation'
   )
   train = _drop(by_split['train'], _questions(test, validation), name, 'train')
-  check_ids([*train, *validation, *test], name)
+  given = _drop(
+    by_split.get('shots', ()), _questions(test, validation), name, 'shots'
+  )
+  check_ids([*train, *validation, *test, *given], name)
   if num_shots < 0:
     raise ValueError(f'{name}: num_shots={num_shots}: write 0 or more')
   shots = []
-  for task in sorted({p.task for p in train}):
-    shots += [p for p in train if p.task == task][:num_shots]
+  for task in sorted({p.task for p in [*train, *given]}):
+    own = [p for p in given if p.task == task]
+    own = own or [p for p in train if p.task == task]
+    shots += own[:num_shots]
   held_out = {p.id for p in shots}
   train = [p for p in train if p.id not in held_out]
   train = _drop(train, _questions(shots), name, 'train')

@@ -73,6 +73,7 @@ def evaluate(
   """
   path = directory / 'report.json'
   if not path.exists():
+    shards.clean(directory)
     grader = sampler.task.grader
     with score.in_background(directory, problems, grader) as written:
       generate.generate(

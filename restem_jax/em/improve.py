@@ -63,7 +63,10 @@ def improve(
     metrics_dir: gets loss and reward curves.
   """
   if (outcome := read(directory)) is not None:
+    if any(directory.glob('*/opt_state')):  # killed before they were deleted
+      _drop_optimizer(directory)
     return outcome
+  shards.clean(directory, 'improve.json')
   what = f'iteration {iteration}: improve'
   examples = examples_lib.read_examples(dataset)
   problems = sampler.task.problems('validation')
@@ -83,7 +86,6 @@ def improve(
     )
     best = checkpoints.best_step
     assert best is not None, history
-    checkpoints.drop_optimizer()
   finally:
     checkpoints.close()
     writer.close()
@@ -96,4 +98,12 @@ def improve(
   )
   text = json.dumps(dataclasses.asdict(outcome), indent=1)
   shards.write_atomic(directory / 'improve.json', text + '\n')
+  # Last: until improve.json is there, a killed run goes on from them.
+  _drop_optimizer(directory)
   return outcome
+
+
+def _drop_optimizer(directory: epath.Path) -> None:
+  checkpoints = checkpoints_lib.Checkpoints(directory)
+  checkpoints.drop_optimizer()
+  checkpoints.close()

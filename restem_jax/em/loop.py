@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import logging
 
 from etils import epath
@@ -95,10 +96,12 @@ class System:
     run = Run(self)
     try:
       for iteration in range(self.num_iterations + 1):
-        if iteration and not run.iterate(iteration):
-          break
-        run.evaluate(iteration)
+        going = not iteration or run.iterate(iteration)
+        if going:
+          run.evaluate(iteration)
         run.summarise()
+        if not going:
+          break
     except Preempted as e:
       _log.warning('%s; the same command goes on from there', e)
       return
@@ -258,9 +261,9 @@ class Run:
         iteration,
       )
       mixed = directory / 'mixed.arrayrecord'
-      tokenizer = self._policies.tokenizer
-      if self.system.mixture and chosen.num_kept and not mixed.exists():
-        self.system.mixture(
+      mixture, tokenizer = self.system.mixture, self._policies.tokenizer
+      if mixture and chosen.num_kept and not select.is_whole(mixed):
+        mixture(
           directory / 'selected.arrayrecord',
           mixed,
           self.system.task.source,
@@ -318,9 +321,14 @@ class Run:
   def evaluate_checkpoint(self, checkpoint: str) -> Reports:
     """Test accuracy of any checkpoint of this architecture."""
     path = checkpoints.params_path(checkpoint)
-    name = '-'.join(epath.Path(checkpoint).parts[-3:]).strip('/')
-    if path is not None:
-      name = '-'.join(path.parent.parts[-3:])
+    step = epath.Path(checkpoint) if path is None else path.parent
+    step = step.resolve()
+    # All runs name their folders alike, and one may be trained anew under its
+    # old name: the whole path and the time of saving keep them apart.
+    saved = step / '_CHECKPOINT_METADATA'
+    key = str(step).encode() + (saved.read_bytes() if saved.exists() else b'')
+    digest = hashlib.sha256(key).hexdigest()[:8]
+    name = '-'.join([*step.parts[-3:], digest]).strip('/')
     return self._evaluate(
       self.directory / 'evaluations' / name,
       lambda: self._policies.restore(checkpoint),

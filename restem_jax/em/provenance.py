@@ -56,7 +56,7 @@ def check(
   text = '\n'.join(lines) + '\n\n' + config_text
   path = model_dir / 'config.gin'
   if not path.exists():
-    model_dir.mkdir(parents=True, exist_ok=True)
+    shards.clean(model_dir, 'config.gin')
     shards.write_atomic(path, text)
     return
   old = path.read_text()

@@ -69,6 +69,7 @@ def score(
     ValueError: a sample shard is missing or damaged.
   """
   by_id = {p.id: p for p in problems}
+  shards.clean(directory, 'verdicts-*')
   with metrics.progress(what, num_shards) as bar:
     for c in range(num_shards):
       bar.advance()

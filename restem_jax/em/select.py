@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 import hashlib
 import json
+import logging
 import random
 
 from etils import epath
@@ -20,6 +21,8 @@ from etils import epath
 from restem_jax import shards
 from restem_jax.data import examples as examples_lib
 from restem_jax.records import Example, Sample, Scored
+
+_log = logging.getLogger(__name__)
 
 WEIGHTINGS = ('pooled', 'per_problem')
 
@@ -118,6 +121,19 @@ def choose(
   return kept, dropped, totals
 
 
+def is_whole(path: epath.Path) -> bool:
+  """Whether a file of examples is there, each record as it was written."""
+  if not path.exists():
+    return False
+  try:
+    for _ in examples_lib.read_examples(path):
+      pass
+  except ValueError:
+    _log.warning('%s is damaged; it will be redone', path)
+    return False
+  return True
+
+
 def select(
   directory: epath.Path,
   scored: Iterable[Scored],
@@ -138,9 +154,12 @@ def select(
     What was kept and dropped. `num_kept` 0 means nothing was written but
     `select.json`.
   """
-  path = directory / 'select.json'
+  path, file = directory / 'select.json', directory / 'selected.arrayrecord'
+  shards.clean(directory)
   if path.exists():
-    return Summary(**json.loads(path.read_text()))
+    summary = Summary(**json.loads(path.read_text()))
+    if not summary.num_kept or is_whole(file):
+      return summary
   kept, dropped, totals = choose(scored, selection, iteration)
   examples = []
   for problem_id, samples in kept.items():
@@ -166,9 +185,8 @@ def select(
     dropped={k: n for k, n in sorted(dropped.items()) if n},
     kept={problem_id: len(samples) for problem_id, samples in kept.items()},
   )
-  directory.mkdir(parents=True, exist_ok=True)
   if examples:
-    examples_lib.write_examples(directory / 'selected.arrayrecord', examples)
+    examples_lib.write_examples(file, examples)
   # Last: that it is there says that the examples are.
   text = json.dumps(dataclasses.asdict(summary), indent=1)
   shards.write_atomic(path, text + '\n')

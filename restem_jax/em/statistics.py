@@ -21,7 +21,8 @@ def wilson_interval(num_correct: int, num: int) -> tuple[float, float]:
   centre = p + z2 / (2 * num)
   spread = _Z95 * math.sqrt(p * (1 - p) / num + z2 / (4 * num * num))
   scale = 1 + z2 / num
+  # At p = 0 or 1 it ends there; rounding must not say otherwise.
   return (
-    max(0.0, (centre - spread) / scale),
-    min(1.0, (centre + spread) / scale),
+    max(0.0, (centre - spread) / scale) if p > 0 else 0.0,
+    min(1.0, (centre + spread) / scale) if p < 1 else 1.0,
   )

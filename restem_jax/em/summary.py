@@ -77,6 +77,7 @@ def rows(directory: epath.Path) -> list[dict[str, Any]]:
 
 def write(directory: epath.Path) -> None:
   """Writes summary.json."""
+  shards.clean(directory, 'summary.json')
   text = json.dumps(rows(directory), indent=1)
   shards.write_atomic(directory / 'summary.json', text + '\n')
 

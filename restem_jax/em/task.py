@@ -58,6 +58,11 @@ class Task:
         )
       bad = {problem.id for problem, _ in dropped}
       out[split] = [p for p in problems if p.id not in bad]
+      if problems:
+        _log.info(
+          '%s: %s: %d problems; dropped %d, whose gold does not verify',
+          *(self.name, split, len(out[split]), len(bad)),
+        )
       for problem in out[split]:
         key = ' '.join(problem.question.split())
         other = seen.setdefault(key, (split, problem.id))

@@ -255,7 +255,7 @@ class Engine:
       waiting.setdefault(key, []).append(request)
       if len(waiting[key]) == self._rows(key[1]):
         yield prefill(key)
-      elif sum(map(len, waiting.values())) > 2 * self._rows(self.buckets[0]):
+      elif sum(map(len, waiting.values())) > 8 * self._rows(self.buckets[0]):
         yield prefill(max(waiting, key=lambda key: len(waiting[key])))
     while waiting:
       yield prefill(next(iter(waiting)))

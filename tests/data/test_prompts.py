@@ -86,6 +86,30 @@ def test_data_is_never_parsed(question, answer):
   assert template.target(asked) == answer
 
 
+def program(**meta):
+  return Problem(
+    id='p', question='Write {f}.', answer='', solution='s', meta=meta
+  )
+
+
+def test_tests_of_a_program():
+  template = PromptTemplate(
+    question='{question}\n{tests}\n[BEGIN]', answer='{solution}'
+  )
+  tests = ['assert f(1) == {}', 'assert f(2) == 2', 'assert f(3) == 3']
+  assert template.render(program(tests=tests[:1])) == (
+    'Write {f}.\nassert f(1) == {}\n[BEGIN]'
+  )
+  # The others stay hidden.
+  shown = template.render(program(tests=tests, shown=2))
+  assert shown.split('\n')[1:] == [*tests[:2], '[BEGIN]']
+  for meta in ({}, {'tests': 'def check(c)'}, {'tests': [{'stdin': ''}]}):
+    with pytest.raises(ValueError, match=r"problem 'p': its meta\['tests'\]"):
+      template.render(program(**meta))
+  # Where no tests are shown, none are needed.
+  assert 'Write {f}.' in PromptTemplate().render(program())
+
+
 def test_braces_and_attributes_in_data_stay():
   asked = problem('{0.__class__} {answer} {', '7')
   assert '{0.__class__} {answer} {' in PromptTemplate().render(asked)
@@ -97,6 +121,11 @@ def test_braces_and_attributes_in_data_stay():
     ({'question': 'Q: {prompt}'}, r'unknown field \{prompt\}'),
     ({'question': '{question} {answer}'}, r'unknown field \{answer\}'),
     ({'question': '{}'}, r'unknown field \{\}'),
+    (
+      {'question': '{tests} {solution}'},
+      r'allowed are \{question\}, \{tests\}',
+    ),
+    ({'answer': '{tests}'}, r'unknown field \{tests\}'),
     ({'question': '{question.id}'}, r'unknown field \{question\.id\}'),
     ({'question': '{question!r}'}, r'unknown field \{question!r\}'),
     ({'question': '{question:>9}'}, r'unknown field \{question:>9\}'),

@@ -48,3 +48,30 @@ def test_allot_gives_all_there_is(total, pairs):
   counts = splits.allot(total, sizes, rates)
   assert sum(counts) == min(total, sum(sizes))
   assert all(0 <= c <= s for c, s in zip(counts, sizes, strict=True))
+
+
+def test_given_shots_are_held_out_of_all_splits():
+  def problem(name, question=None, task='t'):
+    return Problem(
+      id=name, question=question or name, answer='', solution='', task=task
+    )
+
+  by_split = {
+    'train': [problem('a', 'Same  AS'), problem('b'), problem('u', task='u')],
+    'validation': [problem('c')],
+    'test': [problem('d')],
+    'shots': [
+      problem('leak', 'D'),  # asks what a test problem asks
+      problem('s', 'same as'),
+      problem('s2'),
+    ],
+  }
+  limits = dict.fromkeys(('num_train', 'num_validation', 'num_test'))
+  found = splits.assemble(by_split, name='x', num_shots=1, **limits)
+  # Task u has none of its own, so that its train gives them.
+  assert [p.id for p in found.shots] == ['s', 'u']
+  assert [p.id for p in found.train] == ['b']
+  assert [p.id for p in found.validation + found.test] == ['c', 'd']
+  by_split['shots'].append(problem('b', 'new'))
+  with pytest.raises(ValueError, match="id 'b' is there twice"):
+    splits.assemble(by_split, name='x', num_shots=1, **limits)

@@ -1,0 +1,92 @@
+"""Norms, rotary angles and the MLP, by hand."""
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from restem_jax.models import layers
+from restem_jax.models.config import ModelConfig, RopeScaling
+
+
+def test_rms_norm_by_hand():
+  # rms of (3, 4) is sqrt(12.5).
+  got = layers.rms_norm(jnp.array([[3.0, 4.0]]), jnp.array([1.0, 2.0]), 0.0)
+  np.testing.assert_allclose(got, [[0.848528, 2.262742]], rtol=1e-5)
+
+
+def test_rms_norm_keeps_the_dtype_and_sums_in_f32():
+  x = jnp.full((1, 4096), 0.1, jnp.bfloat16)
+  got = layers.rms_norm(x, jnp.ones(4096), 1e-6)
+  assert got.dtype == jnp.bfloat16
+  np.testing.assert_allclose(np.asarray(got, np.float32), 1.0, atol=4e-3)
+
+
+def test_soft_cap():
+  got = layers.soft_cap(jnp.array([0.0, 1e6, -1e6]), 30.0)
+  np.testing.assert_allclose(got, [0, 30, -30])
+  x = jnp.array([123.0])
+  assert layers.soft_cap(x, None) is x
+
+
+def test_rotation_depends_on_the_distance_only():
+  freqs = layers.rope_frequencies(8, 10_000.0, None)
+  q, k = jax.random.normal(jax.random.key(0), (2, 1, 1, 8))
+
+  def product(i, j):
+    a = layers.rope_angles(jnp.array([[i]]), freqs)
+    b = layers.rope_angles(jnp.array([[j]]), freqs)
+    return (layers.rotate(q, *a) * layers.rotate(k, *b)).sum()
+
+  np.testing.assert_allclose(product(7, 3), product(104, 100), rtol=1e-4)
+  assert abs(product(7, 3) - product(7, 4)) > 1e-3
+
+
+def test_a_quarter_turn_by_hand():
+  angle = jnp.array([[[jnp.pi / 2]]])
+  x = jnp.array([[[1.0, 2.0]]])  # the pair (1, 2) turns to (-2, 1)
+  got = layers.rotate(x, jnp.sin(angle), jnp.cos(angle))
+  np.testing.assert_allclose(got, [[[-2.0, 1.0]]], atol=1e-6)
+
+
+def test_linear_scaling_stretches_positions():
+  plain = layers.rope_frequencies(8, 100.0, None)
+  scaled = layers.rope_frequencies(8, 100.0, RopeScaling(factor=4.0))
+  np.testing.assert_allclose(scaled * 4, plain)
+
+
+def test_llama3_scaling_keeps_high_and_divides_low_frequencies():
+  scaling = RopeScaling(
+    kind='llama3',
+    factor=8.0,
+    low_freq_factor=1.0,
+    high_freq_factor=4.0,
+    original_max_len=8192,
+  )
+  plain = np.asarray(layers.rope_frequencies(128, 500_000.0, None))
+  ratio = np.asarray(layers.rope_frequencies(128, 500_000.0, scaling)) / plain
+  turns = 8192 * plain / (2 * np.pi)
+  np.testing.assert_allclose(ratio[turns > 4], 1.0, rtol=1e-5)
+  np.testing.assert_allclose(ratio[turns < 1], 1 / 8, rtol=1e-5)
+  between = ratio[(turns > 1) & (turns < 4)]
+  assert len(between) and ((between > 1 / 8) & (between < 1)).all()
+
+
+def test_mlp_by_hand():
+  config = ModelConfig(
+    vocab_size=2,
+    num_layers=1,
+    embed_dim=2,
+    mlp_dim=2,
+    num_heads=1,
+    num_kv_heads=1,
+    head_dim=2,
+  )
+  mlp = layers.Mlp(config, rngs=nnx.Rngs(0))
+  # One layer's slice of the stack, as the scan hands it over.
+  mlp.gate[...] = jnp.eye(2)
+  mlp.up[...] = 2 * jnp.eye(2)
+  mlp.down[...] = jnp.ones((2, 2))
+  x = jnp.array([[[1.0, -1.0]]])
+  want = jax.nn.silu(1.0) * 2 + jax.nn.silu(-1.0) * -2
+  np.testing.assert_allclose(mlp(x), [[[want, want]]], rtol=1e-6)

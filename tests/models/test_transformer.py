@@ -1,0 +1,163 @@
+"""The forward pass: causal, cached = uncached, segments apart."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from restem_jax.models import cache
+from restem_jax.models.config import ModelConfig, RopeScaling
+from restem_jax.models.transformer import Model
+
+BASE = ModelConfig(
+  vocab_size=32,
+  num_layers=3,
+  embed_dim=16,
+  mlp_dim=24,
+  num_heads=4,
+  num_kv_heads=2,
+  head_dim=6,
+)
+CONFIGS = {
+  'llama': BASE,
+  'qwen2': dataclasses.replace(BASE, qkv_bias=True, tied_embeddings=False),
+  'gemma': dataclasses.replace(
+    BASE,
+    qk_norm=True,
+    post_norms=True,
+    scale_embeddings=True,
+    activation='gelu_tanh',
+    attention_softcap=50.0,
+    logit_softcap=30.0,
+    query_scale=0.3,
+    windows=(3, 0),
+    rope_local_theta=100.0,
+    rope_scaling=RopeScaling(factor=2.0),
+  ),
+}
+TOKENS = jax.random.randint(jax.random.key(1), (2, 9), 0, 32)
+
+
+@pytest.fixture(scope='module', params=CONFIGS)
+def built(request):
+  model = Model(CONFIGS[request.param])
+  return model, model.init(jax.random.key(0))
+
+
+def test_the_tree_has_the_configs_size_and_axes(built):
+  model, params = built
+  sizes = [x.size for x in jax.tree.leaves(params)]
+  assert sum(sizes) == model.config.num_params
+  shapes = jax.tree.map(lambda x: (x.shape, x.dtype), params)
+  abstract = jax.tree.map(lambda x: (x.shape, x.dtype), model.abstract_params())
+  assert shapes == abstract
+  jax.tree.map(
+    lambda x, axes: np.testing.assert_equal(x.ndim, len(axes)),
+    params,
+    model.logical_axes(),
+  )
+
+
+def test_the_future_is_not_seen(built):
+  model, params = built
+  forward = jax.jit(model.forward)
+  changed = TOKENS.at[:, 5].set((TOKENS[:, 5] + 1) % 32)
+  a, b = forward(params, TOKENS), forward(params, changed)
+  np.testing.assert_array_equal(a[:, :5], b[:, :5])
+  assert jnp.abs(a[:, 5:] - b[:, 5:]).max() > 1e-3
+
+
+def test_cached_equals_uncached(built):
+  model, params = built
+  want = jax.jit(model.forward)(params, TOKENS)
+  _, (k, v) = model.hidden(params, TOKENS[:, :4])
+  context = cache.insert(
+    cache.empty(model.config, 2, 10, jnp.float32),
+    k,
+    v,
+    jnp.array([0, 1]),
+    0,
+    jnp.array([4, 4]),
+  )
+
+  @jax.jit
+  def step(context, tokens):
+    hidden, (k, v) = model.hidden(
+      params, tokens, positions=context.length[:, None], contexts=(context,)
+    )
+    active = jnp.array([True, True])
+    return cache.append(context, k, v, active), model.logits(params, hidden)
+
+  for t in range(4, 9):
+    context, logits = step(context, TOKENS[:, t : t + 1])
+    np.testing.assert_allclose(logits[:, 0], want[:, t], atol=2e-5)
+
+
+def test_segments_are_separate_sequences(built):
+  model, params = built
+  a, b = TOKENS[0, :5], TOKENS[1, :4]
+  packed = jnp.concatenate([a, b])[None]
+  segments = jnp.array([[1] * 5 + [2] * 4])
+  positions = jnp.array([[*range(5), *range(4)]])
+  got = model.forward(params, packed, positions, segments)[0]
+  np.testing.assert_allclose(
+    got[:5], model.forward(params, a[None])[0], atol=2e-5
+  )
+  np.testing.assert_allclose(
+    got[5:], model.forward(params, b[None])[0], atol=2e-5
+  )
+
+
+def test_segments_may_share_a_prefix(built):
+  model, params = built
+  prefix, a, b = TOKENS[0, :4], TOKENS[0, 4:6], TOKENS[1, :3]
+  hidden, _ = model.hidden(
+    params,
+    jnp.concatenate([prefix, a, b])[None],
+    jnp.array([[0, 1, 2, 3, 4, 5, 4, 5, 6]]),
+    jnp.array([[1] * 4 + [2] * 2 + [3] * 3]),
+    jnp.array([[0] * 4 + [1] * 5]),
+    remat='none',
+  )
+  got = model.logits(params, hidden)[0]
+  for part, rows in ((a, got[4:6]), (b, got[6:])):
+    alone = model.forward(params, jnp.concatenate([prefix, part])[None])[0, 4:]
+    np.testing.assert_allclose(rows, alone, atol=2e-5)
+
+
+def test_remat_changes_no_gradient(built):
+  model, params = built
+
+  def loss(params, remat):
+    hidden, kv = model.hidden(params, TOKENS, remat=remat)
+    assert kv is None
+    return jnp.sum(hidden**2)
+
+  want = jax.grad(loss)(params, 'none')
+  for remat in ('dots', 'full'):
+    got = jax.grad(loss)(params, remat)
+    jax.tree.map(
+      lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5),
+      got,
+      want,
+    )
+
+
+def test_programs_do_not_grow_with_depth():
+  def equations(num_layers):
+    model = Model(dataclasses.replace(BASE, num_layers=num_layers))
+    params = model.abstract_params()
+    text = str(jax.make_jaxpr(model.forward)(params, TOKENS))
+    return text.count('\n')
+
+  assert equations(2) == equations(8)
+
+
+def test_bf16_compute_with_f32_parameters():
+  params = Model(BASE).init(jax.random.key(0))
+  want = Model(BASE).forward(params, TOKENS)
+  got = Model(BASE, jnp.bfloat16).forward(params, TOKENS)
+  assert got.dtype == jnp.float32  # logits are
+  assert 0 < jnp.abs(got - want).max() < 0.1 * jnp.abs(want).max()
