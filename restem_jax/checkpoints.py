@@ -8,7 +8,8 @@ writes into a temporary folder and renames it, so a killed save leaves no
 checkpoint that looks whole. Nothing here unpickles.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+import json
 from typing import Any
 
 from etils import epath
@@ -19,9 +20,26 @@ from orbax.checkpoint import checkpoint_managers
 _REWARD = 'validation_reward'
 
 
-def _reward(metrics: Mapping[str, float] | None) -> float:
-  """For ranking; a checkpoint that was never validated ranks last."""
-  return (metrics or {}).get(_REWARD, float('-inf'))
+def _best(rewards: Mapping[int, float | None]) -> int | None:
+  """The step of the highest reward, the earliest of equals."""
+  measured = {step: r for step, r in rewards.items() if r is not None}
+  if not measured:
+    return None
+  return min(measured, key=lambda step: (-measured[step], step))
+
+
+def _reward(metrics: Mapping[str, float] | None) -> float | None:
+  return (metrics or {}).get(_REWARD)
+
+
+class _LatestAndBest(checkpoint_managers.PreservationPolicy):
+  """Which checkpoints stay. Orbax's own BestN takes the latest of equals."""
+
+  def should_preserve(self, checkpoints, *, context) -> Sequence[bool]:
+    del context
+    best = _best({info.step: _reward(info.metrics) for info in checkpoints})
+    latest = max((info.step for info in checkpoints), default=None)
+    return [info.step in (best, latest) for info in checkpoints]
 
 
 class Checkpoints:
@@ -30,18 +48,9 @@ class Checkpoints:
   def __init__(self, directory: epath.PathLike):
     """Opens `iteration_XX/checkpoints`; a step is a folder in it."""
     self.directory = epath.Path(directory)
-    keep = checkpoint_managers.AnyPreservationPolicy(
-      [
-        checkpoint_managers.LatestN(1),
-        checkpoint_managers.BestN(
-          get_metric_fn=_reward, n=1, keep_checkpoints_without_metrics=False
-        ),
-      ]
-    )
     options = ocp.CheckpointManagerOptions(
-      preservation_policy=keep,
-      best_fn=_reward,
-      best_mode='max',
+      preservation_policy=_LatestAndBest(),
+      best_fn=_reward,  # so that rewards are saved
       create=True,
       cleanup_tmp_directories=True,
     )
@@ -57,6 +66,9 @@ class Checkpoints:
   ) -> None:
     """Starts an asynchronous save; a later call waits for it.
 
+    A checkpoint of the same step is replaced: an epoch's last step may have
+    been saved before it was validated.
+
     Args:
       step: number of training steps taken.
       params: parameter tree.
@@ -64,6 +76,9 @@ class Checkpoints:
       progress: JSON values: data position, history.
       reward: validation reward in [0, 1]; None if it was not measured.
     """
+    self.wait()
+    if step in self._manager.all_steps():
+      self._manager.delete(step)
     self._manager.save(
       step,
       args=ocp.args.Composite(
@@ -90,7 +105,8 @@ class Checkpoints:
   @property
   def best_step(self) -> int | None:
     """The step of the highest validation reward, or None."""
-    return self._manager.best_step()
+    steps = self._manager.all_steps()
+    return _best({s: _reward(self._manager.metrics(s)) for s in steps})
 
   def restore(
     self, step: int, params: Any, opt_state: Any
@@ -139,16 +155,17 @@ def params_path(path: epath.PathLike) -> epath.Path | None:
     return path / 'params'
   if not path.is_dir():
     return None
-  steps = [p for p in path.iterdir() if (p / 'params').is_dir()]
-  if not steps:
+  # By hand: a manager would remove what a running M-step is just saving.
+  rewards = {}
+  for step in path.iterdir():
+    if step.name.isdecimal() and (step / 'params').is_dir():
+      file = step / 'metrics' / 'metrics'
+      metrics = json.loads(file.read_text()) if file.exists() else None
+      rewards[int(step.name)] = _reward(metrics)
+  if not rewards:
     return None
-  checkpoints = Checkpoints(path)
-  try:
-    step = checkpoints.best_step
-    step = checkpoints.latest_step if step is None else step
-  finally:
-    checkpoints.close()
-  return path / str(step) / 'params'
+  best = _best(rewards)
+  return path / str(max(rewards) if best is None else best) / 'params'
 
 
 def restore_params(path: epath.PathLike, abstract: Any) -> Any:
@@ -167,18 +184,22 @@ def restore_params(path: epath.PathLike, abstract: Any) -> Any:
       f'{path} holds no checkpoint; name a step, e.g. '
       'MODEL_DIR/iteration_01/checkpoints/42, or the folder above it'
     )
-  with ocp.StandardCheckpointer() as checkpointer:
-    saved = checkpointer.metadata(found).item_metadata
-    want = jax.tree_util.tree_flatten_with_path(abstract)[0]
-    have = {
-      jax.tree_util.keystr(k): v.shape
-      for k, v in jax.tree_util.tree_flatten_with_path(saved.tree)[0]
-    }
-    for key, leaf in want:
-      name = jax.tree_util.keystr(key)
-      if have.get(name) != leaf.shape:
-        raise ValueError(
-          f'{found}: {name} has shape {have.get(name)}, the model wants '
-          f'{leaf.shape}; give the WEIGHTS that the checkpoint came from'
-        )
-    return checkpointer.restore(found, abstract)
+  # The handler, not a checkpointer: the item has no metadata of its own, for
+  # which a checkpointer looks, and warns.
+  handler = ocp.StandardCheckpointHandler()
+  saved = handler.metadata(found)
+  want = jax.tree_util.tree_flatten_with_path(abstract)[0]
+  have = {
+    jax.tree_util.keystr(k): v.shape
+    for k, v in jax.tree_util.tree_flatten_with_path(saved.tree)[0]
+  }
+  for key, leaf in want:
+    name = jax.tree_util.keystr(key)
+    if have.get(name) != leaf.shape:
+      raise ValueError(
+        f'{found}: {name} has shape {have.get(name)}, the model wants '
+        f'{leaf.shape}; give the WEIGHTS that the checkpoint came from'
+      )
+  restored = handler.restore(found, args=ocp.args.StandardRestore(abstract))
+  handler.close()
+  return restored

@@ -11,6 +11,7 @@ import sys
 import time
 
 from etils import epath
+import rich
 from rich import console as rich_console, progress as rich_progress
 import tensorboardX
 
@@ -77,7 +78,11 @@ def progress(what: str, total: int, done: int = 0) -> Iterator[Progress]:
     rich_progress.TimeRemainingColumn(),
     rich_progress.TextColumn('{task.fields[note]}'),
   )
-  console = rich_console.Console(stderr=True)
+  # The log's console, if it shows on stderr too: bars and log lines then know
+  # each other.
+  console = rich.get_console()
+  if not console.stderr:
+    console = rich_console.Console(stderr=True)
   with rich_progress.Progress(*columns, console=console) as bar:
     task = bar.add_task(what, total=total, completed=done, note='')
     yield Progress(bar, task)

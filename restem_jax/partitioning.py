@@ -37,15 +37,21 @@ def make_mesh(
   data: int = -1,
   fsdp: int = 1,
   tensor: int = 1,
-  devices: Sequence[jax.Device] | None = None,
+  devices: Sequence[Any] | None = None,  # of jax.Device
 ) -> Mesh:
   """A mesh over `devices` with axes data, fsdp, tensor; one may be -1.
 
   Raises:
-    ValueError: the sizes do not multiply to the number of devices.
+    ValueError: a size is neither positive nor -1, or the sizes do not multiply
+      to the number of devices.
   """
   devices = jax.devices() if devices is None else devices
   sizes = [data, fsdp, tensor]
+  if any(size < 1 and size != -1 for size in sizes):
+    raise ValueError(
+      f'mesh data={data} fsdp={fsdp} tensor={tensor}: write positive sizes, or '
+      '-1 for one of them: what the others leave'
+    )
   known = int(np.prod([s for s in sizes if s != -1]))
   if sizes.count(-1) > 1 or (-1 in sizes and len(devices) % known):
     raise ValueError(

@@ -25,9 +25,18 @@ def data_path(tmp_path_factory) -> pathlib.Path:
 def build(data_path):
   """Builds the System of a recipe; no weights are looked at."""
 
-  built = []
+  built: list[System] = []
+
+  def close():
+    for system in built:
+      for task in (system.task, *system.eval_tasks):
+        task.grader.close()
+    # What several tasks share, such as a pool of sandboxes, no grader ends.
+    for shared in main.gin._SINGLETONS.values():
+      shared.close()
 
   def build(recipe, **macros) -> System:
+    close()
     macros = {'DATA_PATH': str(data_path)} | macros
     flags = [f'--gin.{name}={value!r}' for name, value in macros.items()]
     arguments = commandline.parse([f'--gin_file={recipe}', *flags])
@@ -36,12 +45,7 @@ def build(data_path):
     return system
 
   yield build
-  for system in built:
-    for task in (system.task, *system.eval_tasks):
-      task.grader.close()
-  # What several tasks share, such as a pool of sandboxes, no grader ends.
-  for shared in main.gin._SINGLETONS.values():
-    shared.close()
+  close()
 
 
 @pytest.fixture

@@ -103,6 +103,8 @@ class Transformer(nnx.Module):
     if segment_ids is not None:
       seen = segment_ids[:, :, None] == segment_ids[:, None, :]
       if prefix_ids is not None:
+        # Without a prefix, no segment: not that of padding, 0, either.
+        prefix_ids = jnp.where(prefix_ids == 0, -1, prefix_ids)
         seen |= prefix_ids[:, :, None] == segment_ids[:, None, :]
       causal = causal & seen
     distance = positions[:, :, None] - positions[:, None, :]  # [B, T, T]

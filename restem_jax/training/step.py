@@ -118,7 +118,7 @@ def make_train_step(
     metrics = {
       'loss': total / weight_or_one,
       'weight': weight,
-      'grad_norm': optax.global_norm(grads),
+      'grad_norm': optax.tree.norm(grads),
     }
     params = optax.apply_updates(state.params, updates)
     return State(state.step + 1, params, opt_state), metrics

@@ -11,6 +11,7 @@ with the very next batch.
 
 from collections.abc import Callable, Mapping
 import dataclasses
+import itertools
 import logging
 import math
 import signal
@@ -69,10 +70,18 @@ class Trainer:
   seed: int = 0
 
   def __post_init__(self):
+    for name in ('num_epochs', 'batch_size', 'num_microbatches'):
+      if (value := getattr(self, name)) < 1:
+        raise ValueError(f'Trainer.{name}={value}; write 1 or more')
     if self.batch_size % self.num_microbatches:
       raise ValueError(
         f'Trainer.batch_size={self.batch_size} must be a multiple of '
         f'num_microbatches={self.num_microbatches}'
+      )
+    if self.normalizer not in batches.NORMALIZERS:
+      raise ValueError(
+        f'Trainer.normalizer={self.normalizer!r}; write one of '
+        f'{", ".join(batches.NORMALIZERS)}'
       )
     if self.remat not in ('none', 'dots', 'full'):
       raise ValueError(
@@ -83,7 +92,8 @@ class Trainer:
     """The batches of an M-step; the iteration is part of the seed."""
     row_len = self.row_len
     if row_len is None:
-      longest = max(len(e.prompt_ids) + len(e.target_ids) for e in examples)
+      lengths = (len(e.prompt_ids) + len(e.target_ids) for e in examples)
+      longest = max(lengths, default=0)  # none: the feed says so
       row_len = max(256, math.ceil(1.25 * longest / 128) * 128)
     return batches.Feed(
       examples=examples,
@@ -130,7 +140,11 @@ class Trainer:
         examples of the batch.
       Preempted: on SIGTERM, after saving.
     """
-    total = sum(map(feed.num_batches, range(self.num_epochs)))
+    # The step at which each epoch ends.
+    ends = list(
+      itertools.accumulate(map(feed.num_batches, range(self.num_epochs)))
+    )
+    total = ends[-1]
     optimizer = self.make_optimizer(total)
     params = init_params()
     state = step_lib.init_state(model, optimizer, params)
@@ -159,6 +173,7 @@ class Trainer:
         batch_iter = feed.epoch(epoch)
         if position is not None:
           batch_iter.set_state(position)
+        note = 'resumed at its end'
         for batch in batch_iter:
           index = batch.pop('index')
           state, metrics = train_step(state, batch)
@@ -166,9 +181,11 @@ class Trainer:
           _check_finite(metrics, feed, index)
           num_steps += 1
           writer.write(num_steps, metrics)
-          bar.advance(note=f'loss {metrics["loss"]:.3f}')
+          note = f'loss {metrics["loss"]:.3f}'
+          bar.advance(note=note)
+          # An epoch's last step is saved once, together with its reward.
           save = self.save_every and num_steps % self.save_every == 0
-          if save or stop.is_set():
+          if (save and num_steps < ends[epoch]) or stop.is_set():
             progress = {
               'epoch': epoch,
               'position': batch_iter.get_state(),
@@ -186,11 +203,14 @@ class Trainer:
         ]
         writer.write(num_steps, {'validation_reward': reward})
         _log.info(
-          '%s: epoch %d of %d, step %d: loss %.3f, validation reward %.3f',
-          *(what, epoch, self.num_epochs, num_steps, metrics['loss'], reward),
+          '%s: epoch %d of %d, step %d: %s, validation reward %.3f',
+          *(what, epoch, self.num_epochs, num_steps, note, reward),
         )
         progress = {'epoch': epoch, 'position': None, 'history': history}
         self._save(checkpoints, state, num_steps, progress, reward)
+        if stop.is_set():  # it came during validation
+          checkpoints.wait()
+          raise Preempted(f'{what}: saved at step {num_steps}')
     checkpoints.wait()
     return history
 
