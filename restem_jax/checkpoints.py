@@ -50,7 +50,7 @@ class Checkpoints:
     self.directory = epath.Path(directory)
     options = ocp.CheckpointManagerOptions(
       preservation_policy=_LatestAndBest(),
-      best_fn=_reward,  # so that rewards are saved
+      best_fn=lambda metrics: metrics[_REWARD],  # so that they are saved
       create=True,
       cleanup_tmp_directories=True,
     )
@@ -144,6 +144,13 @@ def _abstract(tree: Any) -> Any:
   return jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)
 
 
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+  return {
+    jax.tree_util.keystr(key): leaf.shape
+    for key, leaf in jax.tree_util.tree_leaves_with_path(tree)
+  }
+
+
 def params_path(path: epath.PathLike) -> epath.Path | None:
   """Finds the parameters in what a user may name as a checkpoint.
 
@@ -188,17 +195,12 @@ def restore_params(path: epath.PathLike, abstract: Any) -> Any:
   # which a checkpointer looks, and warns.
   handler = ocp.StandardCheckpointHandler()
   saved = handler.metadata(found)
-  want = jax.tree_util.tree_flatten_with_path(abstract)[0]
-  have = {
-    jax.tree_util.keystr(k): v.shape
-    for k, v in jax.tree_util.tree_flatten_with_path(saved.tree)[0]
-  }
-  for key, leaf in want:
-    name = jax.tree_util.keystr(key)
-    if have.get(name) != leaf.shape:
+  have, want = _shapes(saved.tree), _shapes(abstract)
+  for name in want | have:
+    if have.get(name) != want.get(name):
       raise ValueError(
         f'{found}: {name} has shape {have.get(name)}, the model wants '
-        f'{leaf.shape}; give the WEIGHTS that the checkpoint came from'
+        f'{want.get(name)}; give the WEIGHTS that the checkpoint came from'
       )
   restored = handler.restore(found, args=ocp.args.StandardRestore(abstract))
   handler.close()

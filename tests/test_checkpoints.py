@@ -193,6 +193,8 @@ def test_another_models_checkpoint_is_named(store, folder):
   biased = tree(0) | {'q_bias': jnp.zeros(4)}
   with pytest.raises(ValueError, match=r"\['q_bias'\] has shape None"):
     checkpoints_lib.restore_params(folder, biased)
+  with pytest.raises(ValueError, match=r"\['norm'\].*the model wants None"):
+    checkpoints_lib.restore_params(folder, {'table': tree(0)['table']})
 
 
 def test_rewards_are_where_readers_look(store, folder):

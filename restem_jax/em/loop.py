@@ -16,6 +16,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import json
 import logging
 
 from etils import epath
@@ -153,7 +154,13 @@ class Run:
     provenance.check(
       self.directory,
       system.config_text,
-      system.versions,
+      {
+        **system.versions,
+        **{
+          f'grader of {task.name}': json.dumps(task.grader.describe())
+          for task in (system.task, *system.eval_tasks)
+        },
+      },
       {
         f'problems of {task.name}': task.source.fingerprint()
         for task in (system.task, *system.eval_tasks)

@@ -136,11 +136,11 @@ def _show(directory, by_id, num_shards, log_samples, what) -> None:
     for scored in itertools.islice(rows, log_samples):
       problem = by_id[scored.sample.problem_id]
       _log.info(
-        '%s: %s: %r asked for %r: %r (%s)',
+        '%s: %s: %r%s: %r (%s)',
         what,
         'right' if right else 'wrong',
         problem.question[-160:],
-        problem.answer,
+        f' asked for {problem.answer!r}' if problem.answer else '',
         scored.sample.text[-160:],
         scored.verdict.reason,
       )

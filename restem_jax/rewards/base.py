@@ -8,8 +8,8 @@ Nothing in this package imports jax: graders and their worker processes start
 fast and are safe beside a process that holds an accelerator.
 """
 
-from collections.abc import Iterable, Iterator
-from typing import Protocol
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Protocol
 
 from restem_jax.records import Problem, REASONS, Verdict
 
@@ -39,6 +39,10 @@ class Grader(Protocol):
 
   def equivalent(self, a: str, b: str) -> bool:
     """Whether two extracted answers count as one vote. Symmetric."""
+    ...
+
+  def describe(self) -> Mapping[str, Any]:
+    """What judges, and in what isolation: for the run's records."""
     ...
 
   def close(self) -> None:

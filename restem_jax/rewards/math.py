@@ -15,9 +15,10 @@ An answer that costs more than its limits is no wrong answer: its reason is
 """
 
 import collections
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 import concurrent.futures
 import dataclasses
+import importlib.metadata
 import importlib.util
 import os
 import threading
@@ -137,6 +138,15 @@ class MathGrader:
     """Whether two extracted answers are the same; open cases are not."""
     outcome = self._judge(_canonical(a), _canonical(b))
     return _result(outcome) == 'correct'
+
+  def describe(self) -> Mapping[str, Any]:
+    """Which libraries do the algebra."""
+    if not self._symbolic:
+      return {'algebra': 'none'}
+    return {
+      m: importlib.metadata.version(m)
+      for m in ('math-verify', 'latex2sympy2_extended', 'sympy')
+    }
 
   def close(self) -> None:
     if self._pool is not None:

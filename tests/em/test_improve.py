@@ -13,8 +13,6 @@ from restem_jax.records import Example
 from restem_jax.training import optimizers
 from restem_jax.training.trainer import Trainer
 
-# training/step.py calls what optax 0.2.8 deprecates.
-pytestmark = pytest.mark.filterwarnings('ignore:optax.global_norm')
 
 TRAINER = Trainer(
   num_epochs=2,

@@ -12,8 +12,6 @@ from restem_jax.em import loop
 from restem_jax.training import optimizers
 from restem_jax.training.trainer import Trainer
 
-# training/step.py calls what optax 0.2.8 deprecates.
-pytestmark = pytest.mark.filterwarnings('ignore:optax.global_norm')
 
 STAGES = ('generate', 'score', 'select', 'improve', 'evaluate')
 

@@ -8,8 +8,6 @@ import runs
 
 from restem_jax import main
 
-# training/step.py calls what optax 0.2.8 deprecates.
-pytestmark = pytest.mark.filterwarnings('ignore:optax.global_norm')
 
 KILLED = -signal.SIGKILL
 
