@@ -10,6 +10,7 @@ checkpoint that looks whole. Nothing here unpickles.
 
 from collections.abc import Mapping, Sequence
 import json
+import os
 from typing import Any
 
 from etils import epath
@@ -47,7 +48,7 @@ class Checkpoints:
 
   def __init__(self, directory: epath.PathLike):
     """Opens `iteration_XX/checkpoints`; a step is a folder in it."""
-    self.directory = epath.Path(directory)
+    self.directory = _absolute(directory)
     options = ocp.CheckpointManagerOptions(
       preservation_policy=_LatestAndBest(),
       best_fn=lambda metrics: metrics[_REWARD],  # so that they are saved
@@ -151,13 +152,20 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
   }
 
 
+def _absolute(path: epath.PathLike) -> epath.Path:
+  """Orbax refuses relative paths, in a thread, when it writes."""
+  if '://' in os.fspath(path):  # `resolve` would take it for a local one
+    return epath.Path(path)
+  return epath.Path(path).resolve()
+
+
 def params_path(path: epath.PathLike) -> epath.Path | None:
   """Finds the parameters in what a user may name as a checkpoint.
 
   Either a step's folder, or the folder of an M-step's checkpoints, whose best
   step is taken. None if `path` holds neither.
   """
-  path = epath.Path(path)
+  path = _absolute(path)
   if (path / 'params').is_dir():
     return path / 'params'
   if not path.is_dir():

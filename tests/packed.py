@@ -31,8 +31,11 @@ example_lists = st.lists(
 def random_examples(num: int, seed: int = 0) -> list[Example]:
   """Examples of 3 to 12 tokens; those of a problem share its prompt."""
   rng = np.random.default_rng(seed)
-  ids = lambda low, high: tuple(rng.integers(1, 32, rng.integers(low, high)))
-  ids_of = lambda low, high: tuple(int(i) for i in ids(low, high))
+
+  def ids_of(lowest, below):
+    size = rng.integers(lowest, below)
+    return tuple(rng.integers(1, 32, size).tolist())
+
   prompts = [ids_of(2, 7) for _ in range(-(-num // 2))]
   return [
     Example(id=f'p{i // 2}#{i}', prompt_ids=prompts[i // 2], target_ids=target)

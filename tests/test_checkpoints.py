@@ -204,3 +204,15 @@ def test_rewards_are_where_readers_look(store, folder):
   checkpoints.wait()
   file = folder / '1' / 'metrics' / 'metrics'
   assert json.loads(file.read_text()) == {'validation_reward': 0.25}
+
+
+def test_relative_paths_work(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  found = checkpoints_lib.Checkpoints('runs/checkpoints')
+  found.save(1, {'w': jnp.ones(3)}, {'m': jnp.zeros(3)}, {}, 0.5)
+  found.wait()
+  found.close()
+  params = checkpoints_lib.restore_params(
+    'runs/checkpoints', {'w': jax.ShapeDtypeStruct((3,), jnp.float32)}
+  )
+  np.testing.assert_array_equal(params['w'], np.ones(3))

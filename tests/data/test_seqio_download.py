@@ -1,7 +1,5 @@
 """Data sets from TFDS, with files in place of its downloads, or nowhere."""
 
-
-
 import json
 import os
 import socket

@@ -13,7 +13,6 @@ from restem_jax.records import Example
 from restem_jax.training import optimizers
 from restem_jax.training.trainer import Trainer
 
-
 TRAINER = Trainer(
   num_epochs=2,
   patience=2,

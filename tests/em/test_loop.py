@@ -12,7 +12,6 @@ from restem_jax.em import loop
 from restem_jax.training import optimizers
 from restem_jax.training.trainer import Trainer
 
-
 STAGES = ('generate', 'score', 'select', 'improve', 'evaluate')
 
 

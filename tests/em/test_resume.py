@@ -8,7 +8,6 @@ import runs
 
 from restem_jax import main
 
-
 KILLED = -signal.SIGKILL
 
 

@@ -1,0 +1,185 @@
+"""One step equals optax by hand, in microbatches, and on any mesh."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import networks
+import numpy as np
+import optax
+import packed
+import pytest
+
+from restem_jax import partitioning
+from restem_jax.training import losses, step as step_lib
+
+NUM_ROWS = 8
+SGD = optax.sgd(1.0)
+# A large eps: Adam's ratio of two nothings would only compare rounding.
+ADAMW = optax.chain(
+  optax.clip_by_global_norm(0.5), optax.adamw(0.1, eps=0.01, weight_decay=0.1)
+)
+
+
+@pytest.fixture(scope='module')
+def built():
+  model, params = networks.build({'num_heads': 4, 'num_kv_heads': 4})
+  return model, jax.tree.map(np.asarray, params)
+
+
+@pytest.fixture(scope='module')
+def batch():
+  """Eight rows of very different weight; two are padding."""
+  feed = packed.feed(
+    packed.random_examples(14), batch_size=NUM_ROWS, row_len=16
+  )
+  batch = packed.first_batch(feed)
+  rows = batch['weights'].any(-1)
+  assert 4 <= rows.sum() < NUM_ROWS, rows
+  batch['weights'] *= np.arange(1, 9, dtype=np.float32)[:, None]
+  return batch
+
+
+def fresh(built, optimizer, mesh=None):
+  model, params = built
+  if mesh is None:
+    params = jax.tree.map(jnp.array, params)
+  else:
+    axes = model.logical_axes()
+    params = jax.device_put(params, partitioning.shardings(mesh, axes))
+  return step_lib.init_state(model, optimizer, params, mesh)
+
+
+make_step = functools.cache(step_lib.make_train_step)
+
+
+def steps(built, batch, optimizer, num=1, mesh=None, **kwargs):
+  state = fresh(built, optimizer, mesh)
+  step = make_step(built[0], optimizer, **kwargs)
+  for _ in range(num):
+    state, metrics = step(state, batch)
+  return state, metrics
+
+
+def assert_close(a, b, **tolerance):
+  jax.tree.map(functools.partial(np.testing.assert_allclose, **tolerance), a, b)
+
+
+@pytest.fixture(scope='module')
+def adamw_twice(built, batch):
+  state, metrics = steps(built, batch, ADAMW, num=2)
+  return jax.tree.map(np.asarray, (state, metrics))
+
+
+def test_equals_plain_optax(built, batch, adamw_twice):
+  """The gradient of the mean, clipped, then AdamW: twice."""
+  model, params = built
+
+  @jax.jit
+  def update(params, opt_state):
+    def mean(params):
+      total, weight = losses.weighted_nll(model, params, batch)
+      return total / weight
+
+    loss, grad = jax.value_and_grad(mean)(params)
+    updates, opt_state = ADAMW.update(grad, opt_state, params)
+    norm = jnp.sqrt(sum((g**2).sum() for g in jax.tree.leaves(grad)))
+    return optax.apply_updates(params, updates), opt_state, (loss, norm)
+
+  params = jax.tree.map(jnp.asarray, params)
+  opt_state = jax.jit(ADAMW.init)(params)
+  for _ in range(2):
+    params, opt_state, (loss, norm) = update(params, opt_state)
+  state, metrics = adamw_twice
+  assert state.step == 2
+  assert_close(state.params, params, atol=1e-5)
+  np.testing.assert_allclose(metrics['loss'], loss, rtol=1e-5)
+  np.testing.assert_allclose(metrics['grad_norm'], norm, rtol=1e-4)
+  assert metrics['grad_norm'] > 0.5  # before clipping
+  np.testing.assert_allclose(
+    metrics['weight'], batch['weights'][:, 1:].sum(), rtol=1e-6
+  )
+
+
+@pytest.fixture(scope='module')
+def sgd_once(built, batch):
+  return jax.tree.map(np.asarray, steps(built, batch, SGD))
+
+
+def test_the_gradient_is_that_of_the_mean(built, batch, sgd_once):
+  """SGD with rate 1 subtracts it; finite differences say what it is."""
+  model, params = built
+
+  @jax.jit
+  def mean(final_norm):
+    params = jax.tree.map(jnp.asarray, built[1]) | {'final_norm': final_norm}
+    total, weight = losses.weighted_nll(model, params, batch)
+    return total / weight
+
+  state, metrics = sgd_once
+  norm = params['final_norm']
+  assert metrics['loss'] == pytest.approx(float(mean(norm)), rel=1e-5)
+  for i in range(0, 16, 5):
+    delta = np.float32(0.01) * (np.arange(16) == i)
+    slope = (mean(norm + delta) - mean(norm - delta)) / 0.02
+    got = norm[i] - state.params['final_norm'][i]
+    assert got == pytest.approx(float(slope), rel=0.02, abs=1e-3)
+
+
+@pytest.mark.parametrize('num', [2, 8])
+def test_microbatches_give_the_full_gradient(built, batch, sgd_once, num):
+  parts = steps(built, batch, SGD, num_microbatches=num)
+  assert_close(parts[0].params, sgd_once[0].params, rtol=1e-5, atol=2e-6)
+  assert_close(parts[1], sgd_once[1], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+  'sizes', [(8, 1, 1), (1, 8, 1), (2, 1, 4), (2, 2, 2)], ids=str
+)
+def test_a_mesh_equals_one_device(built, batch, adamw_twice, sizes):
+  mesh = partitioning.make_mesh(*sizes)
+  rows = partitioning.shardings(mesh, ('batch', 'length'))
+  with jax.set_mesh(mesh):
+    state, metrics = steps(
+      built, jax.device_put(batch, rows), ADAMW, num=2, mesh=mesh
+    )
+  assert_close(metrics, adamw_twice[1], rtol=1e-5)
+  assert_close(state.params, adamw_twice[0].params, atol=1e-5)
+  # Parameters and moments stay where they were born.
+  want = step_lib.state_shardings(built[0], ADAMW, mesh)
+  jax.tree.map(
+    lambda x, s: x.sharding.is_equivalent_to(s, x.ndim) or pytest.fail(s),
+    state,
+    want,
+  )
+  q = want.opt_state[1][0].mu['layers']['attention']['q']
+  assert q == want.params['layers']['attention']['q']
+  assert tuple(q.spec) == (None, 'fsdp', 'tensor', None)
+
+
+def test_factored_moments_are_replicated(built):
+  """They have other shapes than the parameters, so no rule is theirs."""
+  mesh = partitioning.make_mesh(2, 2, 2)
+  adafactor = optax.adafactor(0.1, min_dim_size_to_factor=4)
+  want = step_lib.state_shardings(built[0], adafactor, mesh)
+  state = fresh(built, adafactor, mesh)
+  jax.tree.map(
+    lambda x, s: x.sharding.is_equivalent_to(s, x.ndim) or pytest.fail(s),
+    state,
+    want,
+  )
+  specs = {tuple(s.spec) for s in jax.tree.leaves(want.opt_state)}
+  assert () in specs
+
+
+def test_the_state_is_donated(built, batch):
+  state = fresh(built, SGD)
+  make_step(built[0], SGD)(state, batch)
+  assert all(x.is_deleted() for x in jax.tree.leaves(state.params))
+
+
+def test_a_batch_without_weight_changes_nothing(built, batch):
+  nothing = batch | {'weights': np.zeros_like(batch['weights'])}
+  state, metrics = steps(built, nothing, SGD)
+  assert_close(state.params, built[1], rtol=0)
+  assert metrics == {'loss': 0, 'weight': 0, 'grad_norm': 0}
