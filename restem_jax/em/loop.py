@@ -110,24 +110,30 @@ class System:
 
   def generate(self) -> None:
     """Samples for the first iteration that is not finished."""
-    run = Run(self)
-    run.generate(run.current)
+    self._stage(Run.generate)
 
   def score(self) -> None:
     """Scores the samples of the first iteration that is not finished."""
-    run = Run(self)
-    run.score(run.current)
+    self._stage(Run.score)
 
   def select(self) -> None:
     """Selects the examples of the first iteration that is not finished."""
-    run = Run(self)
-    run.select(run.current)
+    self._stage(Run.select)
 
   def improve(self) -> None:
     """Trains the first iteration that is not finished."""
+    self._stage(Run.improve)
+
+  def _stage(self, stage: Callable[['Run', int], object]) -> None:
     run = Run(self)
+    if run.current > self.num_iterations:
+      _log.warning(
+        'all %d iterations are finished; raise NUM_ITERATIONS for another',
+        self.num_iterations,
+      )
+      return
     try:
-      run.improve(run.current)
+      stage(run, run.current)
     except Preempted as e:
       _log.warning('%s; the same command goes on from there', e)
 

@@ -6,6 +6,7 @@ microbatches (`step`), how w comes about (`batches.token_weights`).
 """
 
 from collections.abc import Mapping
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -59,13 +60,15 @@ def weighted_nll(
     (hidden, targets, weights),
   )
 
-  @jax.checkpoint
   def chunk_sum(hidden, targets, weights):
     logits = model.logits(params, hidden)  # [chunk, V] f32
     chosen = jnp.take_along_axis(logits, targets[:, None], -1)[:, 0]
     nll = jax.nn.logsumexp(logits, -1) - chosen
     return jnp.where(weights > 0, weights * nll, 0.0).sum()
 
+  # Around the condition, not inside it: what a branch keeps for the backward
+  # pass is stacked by the scan, and that would be the table once per chunk.
+  @functools.partial(jax.checkpoint, prevent_cse=False)
   def add(total, chunk):
     empty = lambda *_: jnp.float32(0)
     used = (chunk[2] > 0).any()

@@ -18,6 +18,7 @@ import signal
 import threading
 from typing import Any
 
+import jax
 import numpy as np
 import optax
 
@@ -149,6 +150,8 @@ class Trainer:
     params = init_params()
     state = step_lib.init_state(model, optimizer, params)
     del params
+    # Committed, as the step returns it: else the second step compiles again.
+    state = jax.device_put(state, jax.tree.map(lambda x: x.sharding, state))
     epoch, position, history = 0, None, []
     if (latest := checkpoints.latest_step) is not None:
       params, opt_state, saved = checkpoints.restore(

@@ -23,6 +23,11 @@ BASE = ModelConfig(
 CONFIGS = {
   'llama': BASE,
   'qwen2': dataclasses.replace(BASE, qkv_bias=True, tied_embeddings=False),
+  'mistral': dataclasses.replace(
+    BASE,
+    windows=(3,),
+    rope_scaling=RopeScaling(kind='llama3', factor=8.0, original_max_len=16),
+  ),
   'gemma': dataclasses.replace(
     BASE,
     qk_norm=True,
@@ -127,17 +132,88 @@ def test_segments_may_share_a_prefix(built):
     np.testing.assert_allclose(rows, alone, atol=2e-5)
 
 
-def test_remat_changes_no_gradient(built):
+def test_a_context_of_one_row_serves_all_rows(built):
+  """A prefix prefilled once, wider than it is long, then two rows."""
   model, params = built
+  tokens = TOKENS.at[1, :4].set(TOKENS[0, :4])
+  want = jax.jit(model.forward)(params, tokens)
+
+  @jax.jit
+  def go_on(params, context):
+    positions = jnp.broadcast_to(jnp.arange(4, 9)[None], (2, 5))
+    hidden, _ = model.hidden(
+      params, tokens[:, 4:], positions, contexts=(context,)
+    )
+    return model.logits(params, hidden)
+
+  _, kv = jax.jit(model.hidden)(params, tokens[:1, :4])
+  # What is beyond the length is not seen, whatever it is.
+  pad = ((0, 0),) * 3 + ((0, 2), (0, 0))
+  k, v = (jnp.pad(x, pad, constant_values=9.0) for x in kv)
+  one = cache.Context(k, v, jnp.array([4]))
+  both = cache.Context(
+    *(jnp.repeat(x, 2, 1) for x in (k, v)), jnp.array([4, 4])
+  )
+  got = go_on(params, one)
+  np.testing.assert_allclose(got, want[:, 4:], atol=2e-5)
+  np.testing.assert_allclose(got, go_on(params, both), atol=1e-5)
+
+
+def test_padding_is_no_ones_prefix():
+  """Prefix 0 is none: not even segment 0, which padding in front is."""
+  model = Model(BASE)
+  params = model.init(jax.random.key(0))
+  tokens = jnp.concatenate([jnp.array([7, 7]), TOKENS[0, :5]])[None]
+  hidden, _ = jax.jit(model.hidden)(
+    params,
+    tokens,
+    jnp.array([[0, 0, *range(5)]]),
+    jnp.array([[0, 0, 1, 1, 1, 1, 1]]),
+    jnp.zeros((1, 7), jnp.int32),
+  )
+  want, _ = jax.jit(model.hidden)(params, TOKENS[:1, :5])
+  np.testing.assert_allclose(hidden[:, 2:], want, atol=2e-5)
+
+
+@pytest.mark.parametrize('window', [1, 3])
+def test_a_window_is_so_many_tokens_wide(window):
+  """Logits of one layer depend on the last `window` tokens, no others."""
+  model = Model(dataclasses.replace(BASE, num_layers=1, windows=(window,)))
+  params = model.init(jax.random.key(0))
+  # Row `at` differs from row 9 in token `at` alone.
+  rows = jnp.tile(TOKENS[:1], (10, 1))
+  index = jnp.arange(9)
+  rows = rows.at[index, index].set((TOKENS[0] + 1) % 32)
+  logits = jax.jit(model.forward)(params, rows)
+  moved = np.abs(logits[:9] - logits[9:]).max(-1) > 1e-6  # [at, t]
+  distance = np.arange(9)[None] - np.arange(9)[:, None]
+  np.testing.assert_array_equal(moved, (distance >= 0) & (distance < window))
+
+
+def test_gradients_are_f32_at_bf16_compute():
+  model = Model(BASE, jnp.bfloat16)
+  params = model.init(jax.random.key(0))
+  hidden, (k, _) = jax.eval_shape(model.hidden, params, TOKENS)
+  assert hidden.dtype == k.dtype == jnp.bfloat16
+  gradient = jax.grad(lambda p: model.forward(p, TOKENS).mean())
+  shapes = jax.eval_shape(gradient, params)
+  dtypes = {x.dtype for x in jax.tree.leaves((params, shapes))}
+  assert dtypes == {jnp.dtype(jnp.float32)}
+
+
+def test_remat_changes_no_gradient():
+  model = Model(CONFIGS['gemma'])
+  params = model.init(jax.random.key(0))
 
   def loss(params, remat):
     hidden, kv = model.hidden(params, TOKENS, remat=remat)
     assert kv is None
     return jnp.sum(hidden**2)
 
-  want = jax.grad(loss)(params, 'none')
+  gradient = jax.jit(jax.grad(loss), static_argnums=1)
+  want = gradient(params, 'none')
   for remat in ('dots', 'full'):
-    got = jax.grad(loss)(params, remat)
+    got = gradient(params, remat)
     jax.tree.map(
       lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5),
       got,

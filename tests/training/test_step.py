@@ -35,9 +35,9 @@ def batch():
   )
   batch = packed.first_batch(feed)
   rows = batch['weights'].any(-1)
-  assert 4 <= rows.sum() < NUM_ROWS, rows
+  assert 4 <= rows.sum() <= NUM_ROWS - 2, rows
   batch['weights'] *= np.arange(1, 9, dtype=np.float32)[:, None]
-  return batch
+  return jax.tree.map(jnp.asarray, batch)
 
 
 def fresh(built, optimizer, mesh=None):
@@ -126,9 +126,9 @@ def test_the_gradient_is_that_of_the_mean(built, batch, sgd_once):
     assert got == pytest.approx(float(slope), rel=0.02, abs=1e-3)
 
 
-@pytest.mark.parametrize('num', [2, 8])
-def test_microbatches_give_the_full_gradient(built, batch, sgd_once, num):
-  parts = steps(built, batch, SGD, num_microbatches=num)
+def test_microbatches_give_the_full_gradient(built, batch, sgd_once):
+  # Of two rows each, of different weight; the last has none.
+  parts = steps(built, batch, SGD, num_microbatches=4)
   assert_close(parts[0].params, sgd_once[0].params, rtol=1e-5, atol=2e-6)
   assert_close(parts[1], sgd_once[1], rtol=1e-5)
 
@@ -179,7 +179,7 @@ def test_the_state_is_donated(built, batch):
 
 
 def test_a_batch_without_weight_changes_nothing(built, batch):
-  nothing = batch | {'weights': np.zeros_like(batch['weights'])}
+  nothing = batch | {'weights': jnp.zeros_like(batch['weights'])}
   state, metrics = steps(built, nothing, SGD)
   assert_close(state.params, built[1], rtol=0)
   assert metrics == {'loss': 0, 'weight': 0, 'grad_norm': 0}
