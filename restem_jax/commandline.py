@@ -36,6 +36,34 @@ MACROS: Mapping[str, str] = {
   'CHECKPOINT': 'the checkpoint that --run_mode=evaluate loads',
 }
 
+# What a macro may be, and an example; a value of another kind would fail far
+# from where it was written.
+_COUNT = (int, type(None)), '8'
+_TEXT = (str, type(None)), '"\'…\'"'
+_KINDS: Mapping[str, tuple[tuple[type, ...], str]] = {
+  'MODEL_DIR': _TEXT,
+  'WEIGHTS': _TEXT,
+  'MIXTURE': _TEXT,
+  'EVAL_TASKS': ((list, tuple), '"[\'gsm8k\']"'),
+  'CHECKPOINT': _TEXT,
+  'SEED': ((int,), '0'),
+  **{name: _COUNT for name in MACROS if name.startswith('NUM_')},
+}
+
+
+def check_macro(name: str, value: object) -> None:
+  """Raises UsageError if a macro's value is of a kind that it can't be.
+
+  References to other bindings pass: what they give is not known here.
+  """
+  kinds, example = _KINDS.get(name, ((object,), ''))
+  plain = isinstance(value, (bool, int, float, str, list, tuple, dict))
+  wrong = isinstance(value, bool) or not isinstance(value, kinds)
+  negative = isinstance(value, int) and value < 0
+  if plain and name in _KINDS and (wrong or negative):
+    raise UsageError(f'{name} = {value!r}; write e.g. --gin.{name}={example}')
+
+
 _HELP = """\
 usage: python -m restem_jax.main --gin_file=FILE [--gin_file=FILE ...]
          [--gin.NAME=VALUE ...] [--gin_search_paths=DIR,...] [--run_mode=MODE]

@@ -202,6 +202,9 @@ def _check_macros() -> None:
       + ' '.join(f'--gin.{name}=…' for name in unset)
       + ' (a string: --gin.NAME="\'…\'")'
     )
+  for (scope, selector), parameters in gin._CONFIG.items():
+    if selector == 'gin.macro' and scope in commandline.MACROS:
+      commandline.check_macro(scope, parameters['value'])
   for name in sorted(defined - used - set(commandline.MACROS)):
     if hint := near(name, used):
       raise UsageError(f'the macro {name} is set and nothing uses it{hint}')

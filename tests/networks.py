@@ -67,9 +67,8 @@ def config(**fields) -> ModelConfig:
   return ModelConfig(**SMALL | fields)
 
 
-def build(fields=None, seed: int = 0, dtype=np.float32):
-  """(model, f32 parameters)."""
-  model = Model(config(**fields or {}), dtype)
+def random_params(model: Model, seed: int = 0, scale: float = 0.25):
+  """f32 parameters; by numpy, so that nothing is compiled for them."""
   rng = np.random.default_rng(seed)
 
   def leaf(path, shape):
@@ -77,7 +76,13 @@ def build(fields=None, seed: int = 0, dtype=np.float32):
     if name.endswith('norm'):
       value = rng.uniform(0.5, 1.5, shape.shape)
     else:
-      value = rng.normal(0, 0.5, shape.shape)
+      value = rng.normal(0, scale, shape.shape)
     return jax.numpy.asarray(value, np.float32)
 
-  return model, jax.tree_util.tree_map_with_path(leaf, model.abstract_params())
+  return jax.tree_util.tree_map_with_path(leaf, model.abstract_params())
+
+
+def build(fields=None, seed: int = 0, dtype=np.float32):
+  """(model, f32 parameters)."""
+  model = Model(config(**fields or {}), dtype)
+  return model, random_params(model, seed, scale=0.5)

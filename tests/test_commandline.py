@@ -68,3 +68,33 @@ def test_quoting():
     'a string has two pairs of quotes: --gin.W="\'hf://a\'"'
   )
   assert 'brackets' in commandline.quoting('W', "('a'")
+
+
+@pytest.mark.parametrize(
+  ('name', 'value'),
+  [
+    ('NUM_SAMPLES', 'x'),
+    ('NUM_ITERATIONS', 2.0),
+    ('NUM_TRAIN_PROBLEMS', -1),
+    ('SEED', True),
+    ('MIXTURE', 3),
+    ('EVAL_TASKS', 'gsm8k'),
+  ],
+)
+def test_a_macro_of_another_kind_is_named(name, value):
+  with pytest.raises(commandline.UsageError, match=f'{name} = .*--gin.{name}='):
+    commandline.check_macro(name, value)
+
+
+@pytest.mark.parametrize(
+  ('name', 'value'),
+  [
+    ('NUM_SAMPLES', 8),
+    ('NUM_TRAIN_PROBLEMS', None),
+    ('EVAL_TASKS', ['gsm8k']),
+    ('DATA_PATH', {'gsm8k': 'a'}),
+    ('OWN', 1.5),
+  ],
+)
+def test_macros_of_the_right_kind_pass(name, value):
+  commandline.check_macro(name, value)

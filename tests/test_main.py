@@ -197,10 +197,10 @@ def test_nothing_of_an_earlier_call_stays(project):
 
 
 def test_a_long_value_stays_on_one_line(project):
-  value = ', '.join(f"'{i:04}'" for i in range(500))
-  project.run(f'--gin.NUM_ITERATIONS=({value})')
+  value = ' '.join(f'{i:04}' for i in range(500))
+  project.run(f"--gin.WEIGHTS='{value}'")
   lines = project.result()['config_text'].splitlines()
-  assert f'NUM_ITERATIONS = ({value})' in lines
+  assert f"WEIGHTS = '{value}'" in lines
 
 
 @pytest.mark.parametrize(

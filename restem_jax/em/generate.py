@@ -52,8 +52,10 @@ class Sampling:
   def __post_init__(self):
     for field in dataclasses.fields(self):
       value = getattr(self, field.name)
-      if field.name != 'policy' and value < 1:
-        raise ValueError(f'Sampling.{field.name}={value}; write 1 or more')
+      if field.name == 'policy':
+        continue
+      if not isinstance(value, int) or value < 1:
+        raise ValueError(f'Sampling.{field.name}={value!r}; write 1 or more')
 
 
 def _common_prefix(prompts: Sequence[tuple[int, ...]]) -> int:

@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import networks
 import numpy as np
 import pytest
 
@@ -45,17 +46,23 @@ CONFIGS = {
 TOKENS = jax.random.randint(jax.random.key(1), (2, 9), 0, 32)
 
 
+# One program each, where eager calls would compile every operation.
+forward = jax.jit(Model.forward, static_argnums=0)
+hidden_of = jax.jit(Model.hidden, static_argnums=0, static_argnames='remat')
+
+
 @pytest.fixture(scope='module', params=CONFIGS)
 def built(request):
   model = Model(CONFIGS[request.param])
-  return model, model.init(jax.random.key(0))
+  return model, networks.random_params(model)
 
 
 def test_the_tree_has_the_configs_size_and_axes(built):
   model, params = built
   sizes = [x.size for x in jax.tree.leaves(params)]
   assert sum(sizes) == model.config.num_params
-  shapes = jax.tree.map(lambda x: (x.shape, x.dtype), params)
+  initial = jax.eval_shape(model.init, jax.random.key(0))
+  shapes = jax.tree.map(lambda x: (x.shape, x.dtype), initial)
   abstract = jax.tree.map(lambda x: (x.shape, x.dtype), model.abstract_params())
   assert shapes == abstract
   jax.tree.map(
@@ -65,19 +72,34 @@ def test_the_tree_has_the_configs_size_and_axes(built):
   )
 
 
+def test_initial_values():
+  """Of the key; norms one, biases zero, matrices normal / sqrt(fan-in)."""
+  fields = {'qkv_bias': True, 'qk_norm': True, 'num_layers': 2}
+  model = Model(dataclasses.replace(BASE, **fields))
+  params = model.init(jax.random.key(0))
+  attention = params['layers']['attention']
+  np.testing.assert_array_equal(attention['q_bias'], 0)
+  np.testing.assert_array_equal(attention['q_norm'], 1)
+  down = params['layers']['mlp']['down']
+  assert float(jnp.std(down)) == pytest.approx(24**-0.5, rel=0.1)
+  assert jnp.abs(down[0] - down[1]).max() > 0.1  # no two layers alike
+  again, other = model.init(jax.random.key(0)), model.init(jax.random.key(1))
+  jax.tree.map(np.testing.assert_array_equal, params, again)
+  assert jnp.abs(other['layers']['mlp']['down'] - down).max() > 0.1
+
+
 def test_the_future_is_not_seen(built):
   model, params = built
-  forward = jax.jit(model.forward)
   changed = TOKENS.at[:, 5].set((TOKENS[:, 5] + 1) % 32)
-  a, b = forward(params, TOKENS), forward(params, changed)
+  a, b = forward(model, params, TOKENS), forward(model, params, changed)
   np.testing.assert_array_equal(a[:, :5], b[:, :5])
   assert jnp.abs(a[:, 5:] - b[:, 5:]).max() > 1e-3
 
 
 def test_cached_equals_uncached(built):
   model, params = built
-  want = jax.jit(model.forward)(params, TOKENS)
-  _, (k, v) = model.hidden(params, TOKENS[:, :4])
+  want = forward(model, params, TOKENS)
+  _, (k, v) = hidden_of(model, params, TOKENS[:, :4])
   context = cache.insert(
     cache.empty(model.config, 2, 10, jnp.float32),
     k,
@@ -106,19 +128,20 @@ def test_segments_are_separate_sequences(built):
   packed = jnp.concatenate([a, b])[None]
   segments = jnp.array([[1] * 5 + [2] * 4])
   positions = jnp.array([[*range(5), *range(4)]])
-  got = model.forward(params, packed, positions, segments)[0]
+  got = forward(model, params, packed, positions, segments)[0]
   np.testing.assert_allclose(
-    got[:5], model.forward(params, a[None])[0], atol=2e-5
+    got[:5], forward(model, params, a[None])[0], atol=2e-5
   )
   np.testing.assert_allclose(
-    got[5:], model.forward(params, b[None])[0], atol=2e-5
+    got[5:], forward(model, params, b[None])[0], atol=2e-5
   )
 
 
 def test_segments_may_share_a_prefix(built):
   model, params = built
   prefix, a, b = TOKENS[0, :4], TOKENS[0, 4:6], TOKENS[1, :3]
-  hidden, _ = model.hidden(
+  hidden, _ = hidden_of(
+    model,
     params,
     jnp.concatenate([prefix, a, b])[None],
     jnp.array([[0, 1, 2, 3, 4, 5, 4, 5, 6]]),
@@ -128,7 +151,7 @@ def test_segments_may_share_a_prefix(built):
   )
   got = model.logits(params, hidden)[0]
   for part, rows in ((a, got[4:6]), (b, got[6:])):
-    alone = model.forward(params, jnp.concatenate([prefix, part])[None])[0, 4:]
+    alone = forward(model, params, jnp.concatenate([prefix, part])[None])[0, 4:]
     np.testing.assert_allclose(rows, alone, atol=2e-5)
 
 
@@ -136,7 +159,7 @@ def test_a_context_of_one_row_serves_all_rows(built):
   """A prefix prefilled once, wider than it is long, then two rows."""
   model, params = built
   tokens = TOKENS.at[1, :4].set(TOKENS[0, :4])
-  want = jax.jit(model.forward)(params, tokens)
+  want = forward(model, params, tokens)
 
   @jax.jit
   def go_on(params, context):
@@ -146,7 +169,7 @@ def test_a_context_of_one_row_serves_all_rows(built):
     )
     return model.logits(params, hidden)
 
-  _, kv = jax.jit(model.hidden)(params, tokens[:1, :4])
+  _, kv = hidden_of(model, params, tokens[:1, :4])
   # What is beyond the length is not seen, whatever it is.
   pad = ((0, 0),) * 3 + ((0, 2), (0, 0))
   k, v = (jnp.pad(x, pad, constant_values=9.0) for x in kv)
@@ -162,16 +185,17 @@ def test_a_context_of_one_row_serves_all_rows(built):
 def test_padding_is_no_ones_prefix():
   """Prefix 0 is none: not even segment 0, which padding in front is."""
   model = Model(BASE)
-  params = model.init(jax.random.key(0))
+  params = networks.random_params(model)
   tokens = jnp.concatenate([jnp.array([7, 7]), TOKENS[0, :5]])[None]
-  hidden, _ = jax.jit(model.hidden)(
+  hidden, _ = hidden_of(
+    model,
     params,
     tokens,
     jnp.array([[0, 0, *range(5)]]),
     jnp.array([[0, 0, 1, 1, 1, 1, 1]]),
     jnp.zeros((1, 7), jnp.int32),
   )
-  want, _ = jax.jit(model.hidden)(params, TOKENS[:1, :5])
+  want, _ = hidden_of(model, params, TOKENS[:1, :5])
   np.testing.assert_allclose(hidden[:, 2:], want, atol=2e-5)
 
 
@@ -179,12 +203,12 @@ def test_padding_is_no_ones_prefix():
 def test_a_window_is_so_many_tokens_wide(window):
   """Logits of one layer depend on the last `window` tokens, no others."""
   model = Model(dataclasses.replace(BASE, num_layers=1, windows=(window,)))
-  params = model.init(jax.random.key(0))
+  params = networks.random_params(model)
   # Row `at` differs from row 9 in token `at` alone.
   rows = jnp.tile(TOKENS[:1], (10, 1))
   index = jnp.arange(9)
   rows = rows.at[index, index].set((TOKENS[0] + 1) % 32)
-  logits = jax.jit(model.forward)(params, rows)
+  logits = forward(model, params, rows)
   moved = np.abs(logits[:9] - logits[9:]).max(-1) > 1e-6  # [at, t]
   distance = np.arange(9)[None] - np.arange(9)[:, None]
   np.testing.assert_array_equal(moved, (distance >= 0) & (distance < window))
@@ -192,7 +216,7 @@ def test_a_window_is_so_many_tokens_wide(window):
 
 def test_gradients_are_f32_at_bf16_compute():
   model = Model(BASE, jnp.bfloat16)
-  params = model.init(jax.random.key(0))
+  params = networks.random_params(model)
   hidden, (k, _) = jax.eval_shape(model.hidden, params, TOKENS)
   assert hidden.dtype == k.dtype == jnp.bfloat16
   gradient = jax.grad(lambda p: model.forward(p, TOKENS).mean())
@@ -203,7 +227,7 @@ def test_gradients_are_f32_at_bf16_compute():
 
 def test_remat_changes_no_gradient():
   model = Model(CONFIGS['gemma'])
-  params = model.init(jax.random.key(0))
+  params = networks.random_params(model)
 
   def loss(params, remat):
     hidden, kv = model.hidden(params, TOKENS, remat=remat)
@@ -232,8 +256,8 @@ def test_programs_do_not_grow_with_depth():
 
 
 def test_bf16_compute_with_f32_parameters():
-  params = Model(BASE).init(jax.random.key(0))
-  want = Model(BASE).forward(params, TOKENS)
-  got = Model(BASE, jnp.bfloat16).forward(params, TOKENS)
+  params = networks.random_params(Model(BASE))
+  want = forward(Model(BASE), params, TOKENS)
+  got = forward(Model(BASE, jnp.bfloat16), params, TOKENS)
   assert got.dtype == jnp.float32  # logits are
   assert 0 < jnp.abs(got - want).max() < 0.1 * jnp.abs(want).max()

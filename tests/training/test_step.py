@@ -31,7 +31,7 @@ def built():
 def batch():
   """Eight rows of very different weight; two are padding."""
   feed = packed.feed(
-    packed.random_examples(14), batch_size=NUM_ROWS, row_len=16
+    packed.random_examples(12), batch_size=NUM_ROWS, row_len=16
   )
   batch = packed.first_batch(feed)
   rows = batch['weights'].any(-1)
