@@ -11,8 +11,12 @@ from restem_jax.models import attention
 B, K, G, T, HD = 2, 2, 3, 4, 5
 
 
+# One program per shape, where eager calls would compile every operation.
+attend = jax.jit(attention.attend, static_argnums=(2, 3))
+
+
 def rand(seed, *shape):
-  return jax.random.normal(jax.random.key(seed), shape)
+  return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
 def plain(q, k, v, mask, scale):
@@ -35,7 +39,7 @@ def test_parts_equal_their_union(sizes):
     cut = slice(at, at + n)
     parts.append(attention.Part(k[:, :, cut], v[:, :, cut], mask[:, :, cut]))
     at += n
-  got = attention.attend(q, parts, 0.4, None)
+  got = attend(q, parts, 0.4, None)
   np.testing.assert_allclose(got, plain(q, k, v, mask, 0.4), atol=1e-5)
 
 
@@ -43,9 +47,9 @@ def test_a_part_with_one_row_serves_all_rows():
   q = rand(0, B, K, G, T, HD)
   k, v = rand(1, 1, K, 6, HD), rand(2, 1, K, 6, HD)
   mask = rand(3, B, T, 6) > 0
-  shared = attention.attend(q, [attention.Part(k, v, mask)], 1.0, None)
+  shared = attend(q, [attention.Part(k, v, mask)], 1.0, None)
   repeated = [attention.Part(jnp.repeat(k, B, 0), jnp.repeat(v, B, 0), mask)]
-  want = attention.attend(q, repeated, 1.0, None)
+  want = attend(q, repeated, 1.0, None)
   np.testing.assert_allclose(shared, want, atol=1e-6)
 
 
@@ -53,7 +57,7 @@ def test_a_query_that_sees_nothing_gives_zeros():
   q = rand(0, B, K, G, T, HD)
   nothing = jnp.zeros((1, T, 3), bool)
   part = attention.Part(rand(1, B, K, 3, HD), rand(2, B, K, 3, HD), nothing)
-  got = attention.attend(q, [part], 1.0, None)
+  got = attend(q, [part], 1.0, None)
   np.testing.assert_array_equal(got, jnp.zeros_like(q))
 
 
@@ -61,7 +65,7 @@ def test_the_soft_cap_is_applied_to_the_logits():
   q = 100 * rand(0, B, K, G, T, HD)
   k, v = rand(1, B, K, 6, HD), rand(2, B, K, 6, HD)
   mask = jnp.ones((1, T, 6), bool)
-  got = attention.attend(q, [attention.Part(k, v, mask)], 1.0, 2.0)
+  got = attend(q, [attention.Part(k, v, mask)], 1.0, 2.0)
   logits = 2 * jnp.tanh(jnp.einsum('bkgth,bksh->bkgts', q, k) / 2)
   want = jnp.einsum('bkgts,bksh->bkgth', jax.nn.softmax(logits), v)
   np.testing.assert_allclose(got, want, atol=1e-5)
