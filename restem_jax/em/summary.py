@@ -7,7 +7,6 @@ console. What is *not* here: figures, the HTML page (`report/`).
 from collections.abc import Iterator, Mapping
 import contextlib
 import json
-import logging
 import sys
 import time
 from typing import Any
@@ -18,8 +17,6 @@ from rich import console as rich_console, table as rich_table
 from restem_jax import shards
 from restem_jax.em import improve
 from restem_jax.records import EvalReport
-
-_log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
