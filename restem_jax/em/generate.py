@@ -26,6 +26,8 @@ from restem_jax.tokenizer import Tokenizer
 
 _log = logging.getLogger(__name__)
 
+KV_DTYPES = ('auto', 'float32', 'bfloat16', 'int8')
+
 ParamsFn = Callable[[], Params]  # called only if something is left to do
 
 
@@ -39,6 +41,8 @@ class Sampling:
     num_slots: rollouts that decode at the same time.
     steps_per_call: decode steps between two refills of slots.
     prefill_tokens: prompt tokens per prefill call.
+    kv_dtype: of the cache: 'auto' is the compute dtype; 'int8' takes a half
+      or a quarter of the memory (docs/performance.md has its effect).
     problems_per_shard: the work that a kill can lose, in problems.
   """
 
@@ -47,15 +51,21 @@ class Sampling:
   num_slots: int = 64
   steps_per_call: int = 8
   prefill_tokens: int = 512
+  kv_dtype: str = 'auto'
   problems_per_shard: int = 32
 
   def __post_init__(self):
     for field in dataclasses.fields(self):
       value = getattr(self, field.name)
-      if field.name == 'policy':
+      if field.name in ('policy', 'kv_dtype'):
         continue
       if not isinstance(value, int) or value < 1:
         raise ValueError(f'Sampling.{field.name}={value!r}; write 1 or more')
+    if self.kv_dtype not in KV_DTYPES:
+      raise ValueError(
+        f'Sampling.kv_dtype={self.kv_dtype!r}; write one of '
+        f'{", ".join(KV_DTYPES)}'
+      )
 
 
 def _common_prefix(prompts: Sequence[tuple[int, ...]]) -> int:
@@ -98,16 +108,16 @@ class Sampler:
     }
 
   @functools.cached_property
-  def _prefix_len(self) -> dict[str, int]:
-    """By problem id: how many tokens all prompts of its task begin with."""
+  def _prefixes(self) -> list[tuple[int, ...]]:
+    """What all prompts of a task begin with, for each task that has some."""
     task_of = {
       p.id: p.task for split in SPLITS for p in self.task.problems(split)
     }
     prompts: dict[str, list[tuple[int, ...]]] = {}
     for problem_id, ids in self._prompts.items():
       prompts.setdefault(task_of[problem_id], []).append(ids)
-    lengths = {task: _common_prefix(ids) for task, ids in prompts.items()}
-    return {i: lengths[task_of[i]] for i in self._prompts}
+    found = (ids[0][: _common_prefix(ids)] for ids in prompts.values())
+    return [prefix for prefix in found if prefix]
 
   @functools.cached_property
   def _engine(self) -> engine_lib.Engine:
@@ -117,16 +127,22 @@ class Sampler:
       self.task.prompt.stops,
       vocab_size=self.model.config.vocab_size,
     )
+    prompts = self._prompts.values()  # of all splits: it compiles once
+    own = lambda ids: (
+      len(ids)
+      - max((len(p) for p in self._prefixes if ids[: len(p)] == p), default=0)
+    )
+    kv_dtype = self.sampling.kv_dtype
     return engine_lib.Engine(
       self.model,
       stops,
-      # One engine for all splits: it compiles once.
-      max_prompt_len=max(map(len, self._prompts.values()), default=1),
+      max_prompt_len=max(map(own, prompts), default=1),
       max_new_tokens=self.task.max_new_tokens,
-      max_prefix_len=max(self._prefix_len.values(), default=0),
+      prefixes=self._prefixes,
       num_slots=self.sampling.num_slots,
       steps_per_call=self.sampling.steps_per_call,
       prefill_tokens=self.sampling.prefill_tokens,
+      kv_dtype=None if kv_dtype == 'auto' else kv_dtype,
     )
 
   @property
@@ -154,7 +170,6 @@ class Sampler:
         problem_id=problem_id,
         prompt_ids=ids,
         indices=range(num_samples),
-        prefix_len=self._prefix_len[problem_id],
       )
       for problem_id, ids in prompts.items()
     )

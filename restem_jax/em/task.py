@@ -31,7 +31,9 @@ class Task:
       and training input (arXiv 2312.06585 §5).
     grader: judges completions.
     max_new_tokens: a rollout that reaches it is `truncated`, never right.
-    max_prompt_len: problems with longer prompts are dropped, with a log line.
+    max_prompt_len: prompts may have so many tokens.
+    long_prompts: what becomes of a longer one, with a log line that names the
+      problem: 'skip', or 'truncate', which keeps BOS and the prompt's end.
   """
 
   source: Source
@@ -39,6 +41,13 @@ class Task:
   grader: Grader
   max_new_tokens: int = 512
   max_prompt_len: int = 2048
+  long_prompts: str = 'skip'
+
+  def __post_init__(self):
+    if self.long_prompts not in ('skip', 'truncate'):
+      raise ValueError(
+        f'Task.long_prompts={self.long_prompts!r}; write skip or truncate'
+      )
 
   @property
   def name(self) -> str:
@@ -80,18 +89,23 @@ class Task:
   def prompt_ids(
     self, problems: Sequence[Problem], tokenizer: Tokenizer
   ) -> dict[str, tuple[int, ...]]:
-    """Prompt token ids by problem id, without those that are too long."""
+    """Prompt token ids by problem id; too long ones as `long_prompts` says."""
     out = {}
     for problem in problems:
       shots = self.source.shots(problem.task)
       text = self.prompt.render(problem, shots, tokenizer)
       ids = tokenizer.encode(text, bos=True)
       if len(ids) > self.max_prompt_len:
+        skip = self.long_prompts == 'skip'
         _log.warning(
-          '%s: left out, its prompt has %d tokens and max_prompt_len is %d',
-          *(problem.id, len(ids), self.max_prompt_len),
+          '%s: %s, its prompt has %d tokens and max_prompt_len is %d',
+          *(problem.id, 'left out' if skip else 'truncated'),
+          *(len(ids), self.max_prompt_len),
         )
-        continue
+        if skip:
+          continue
+        head = len(tokenizer.encode('', bos=True))
+        ids = [*ids[:head], *ids[len(ids) - self.max_prompt_len + head :]]
       out[problem.id] = tuple(ids)
     return out
 

@@ -1,21 +1,25 @@
 """Grouped-query attention over fresh tokens and earlier context.
 
 In: activations `[B, T, D]`, masks, one layer of context. Out: activations,
-and the fresh tokens' keys and values. What is *not* here: storing them
-(`cache`), and choosing kernels by platform.
+and what the caller's `store` keeps of the fresh keys and values. What is
+*not* here: how they are kept (`cache`).
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from flax import nnx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from restem_jax.models import layers
+from restem_jax.models.cache import KV
 from restem_jax.models.config import ModelConfig
 
-_MASKED = -1e30  # finite: a row that sees nothing gives zeros, not NaN
+_MASKED = -1e30
+# Above `_MASKED`, below any logit: a row that sees nothing gives zeros.
+_LOWEST = -1e29
 
 
 class Part(NamedTuple):
@@ -25,9 +29,13 @@ class Part(NamedTuple):
   matrix per kv head.
   """
 
-  k: Float[Array, 'B K S hd']
-  v: Float[Array, 'B K S hd']
+  kv: KV
   mask: Bool[Array, 'B T S']  # leading axes may be 1
+
+
+# Fresh keys and values of a layer -> the parts they are seen in, and what the
+# caller keeps of them.
+Store = Callable[[KV], tuple[Sequence[Part], Any]]
 
 
 def attend(
@@ -43,29 +51,76 @@ def attend(
   are f32, the two matmuls run in the dtype of their operands.
   """
   logits = []
-  for part in parts:
-    x = _product('bkgth,bksh->bkgts', q, part.k)
+  for kv, mask in parts:
+    x = _logits(q, kv)
+    if kv.k_scale is not None:
+      x = x * _per_key(kv.k_scale)
     x = layers.soft_cap(x * scale, softcap)
-    logits.append(jnp.where(part.mask[:, None, None], x, _MASKED))
-  top = logits[0].max(-1)
-  for x in logits[1:]:
-    top = jnp.maximum(top, x.max(-1))
+    logits.append(jnp.where(_by_row(mask, kv), x, _MASKED))
+  top = jnp.float32(_LOWEST)
+  for x, part in zip(logits, parts, strict=True):
+    top = jnp.maximum(top, _rows_first(x.max(-1), part.kv))
   total, out = jnp.float32(0), jnp.float32(0)
   for x, part in zip(logits, parts, strict=True):
-    weights = jnp.where(
-      part.mask[:, None, None], jnp.exp(x - top[..., None]), 0.0
-    )
-    total += weights.sum(-1)
-    weights = weights.astype(part.v.dtype)
-    out += _product('bkgts,bksh->bkgth', weights, part.v)
+    weights = jnp.exp(x - _rows_first(top, part.kv)[..., None])
+    total += _rows_first(weights.sum(-1), part.kv)
+    if part.kv.v_scale is not None:
+      weights = weights * _per_key(part.kv.v_scale)
+    out += _rows_first(_values(weights.astype(q.dtype), part.kv), part.kv)
   return (out / jnp.maximum(total, 1e-30)[..., None]).astype(q.dtype)
 
 
+def _is_shared(kv: KV) -> bool:
+  return kv.k.shape[0] == 1
+
+
+# Logits are [B, K, G, T, S], but [K, B, G, T, S] for a shared part: there its
+# keys are one matrix, and all B G T queries the rows of the other. As one
+# einsum over [B, K, ...] the same product takes 1.7 times as long on a CPU.
+
+
+def _rows_first(x: Array, kv: KV) -> Array:
+  return jnp.swapaxes(x, 0, 1) if _is_shared(kv) else x
+
+
+def _by_row(mask: Array, kv: KV) -> Array:
+  return mask[None, :, None] if _is_shared(kv) else mask[:, None, None]
+
+
+def _per_key(scale: Float[Array, 'B K S']) -> Array:
+  if scale.shape[0] == 1:
+    return scale[0][:, None, None, None]
+  return scale[:, :, None, None]
+
+
+def _logits(q: Array, kv: KV) -> Array:
+  k = kv.k.astype(q.dtype)
+  if not _is_shared(kv):
+    return _product('bkgth,bksh->bkgts', q, k)
+  q = jnp.swapaxes(q, 0, 1)
+  rows = q.reshape(q.shape[0], -1, q.shape[-1])
+  return _product('kmh,ksh->kms', rows, k[0]).reshape(*q.shape[:-1], -1)
+
+
+def _values(weights: Array, kv: KV) -> Array:
+  v = kv.v.astype(weights.dtype)
+  if not _is_shared(kv):
+    return _product('bkgts,bksh->bkgth', weights, v)
+  rows = weights.reshape(weights.shape[0], -1, weights.shape[-1])
+  out = _product('kms,ksh->kmh', rows, v[0])
+  return out.reshape(*weights.shape[:-1], -1)
+
+
 def _product(formula: str, x: Array, y: Array) -> Array:
-  """einsum to f32; without y's batch axis if its one row serves all of x."""
-  if y.shape[0] == 1 and x.shape[0] > 1:
-    formula, y = formula.replace('bksh', 'ksh'), y[0]
-  return jnp.einsum(formula, x, y, preferred_element_type=jnp.float32)
+  """einsum to f32. On CPUs in f32: XLA has no batched bf16 product there."""
+
+  def product(x, y):
+    return jnp.einsum(formula, x, y, preferred_element_type=jnp.float32)
+
+  if x.dtype == jnp.float32:
+    return product(x, y)
+  wide = lambda x, y: product(x.astype(jnp.float32), y.astype(jnp.float32))
+  return jax.lax.platform_dependent(x, y, cpu=wide, default=product)
 
 
 class Attention(nnx.Module):
@@ -105,19 +160,19 @@ class Attention(nnx.Module):
     self,
     x: Float[Array, 'B T D'],
     angles: tuple[Array, Array],
-    fresh_mask: Bool[Array, 'B T T'],
     context: Sequence[Part],
-  ) -> tuple[Array, tuple[Array, Array]]:
-    """One layer (the stacked axis was scanned away).
+    store: Store,
+  ) -> tuple[Array, Any]:
+    """One layer (without the stacked axis).
 
     Args:
       x: normed activations.
       angles: sin and cos of the tokens' positions, `[B, T, head_dim / 2]`.
-      fresh_mask: which fresh tokens see which.
       context: earlier keys and values of this layer.
+      store: takes the fresh ones, `[B, K, T, head_dim]`.
 
     Returns:
-      `[B, T, D]`, and the fresh (k, v), each `[B, K, T, head_dim]`.
+      `[B, T, D]`, and what `store` kept.
     """
     c = self.config
     q = jnp.einsum('btd,dnh->btnh', x, self.q[...])
@@ -136,7 +191,7 @@ class Attention(nnx.Module):
     q = q.transpose(0, 2, 3, 1, 4)  # [B, K, G, T, hd]
     k, v = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
     scale = c.head_dim**-0.5 if c.query_scale is None else c.query_scale
-    parts = [*context, Part(k, v, fresh_mask)]
-    out = attend(q, parts, scale, c.attention_softcap)
+    own, kept = store(KV(k, v))
+    out = attend(q, [*context, *own], scale, c.attention_softcap)
     out = out.transpose(0, 3, 1, 2, 4).reshape(b, t, c.num_heads, c.head_dim)
-    return jnp.einsum('btnh,nhd->btd', out, self.o[...]), (k, v)
+    return jnp.einsum('btnh,nhd->btd', out, self.o[...]), kept

@@ -1,109 +1,188 @@
 """Keys and values of earlier tokens.
 
-In: keys and values that a forward pass returned. Out: the context that the
-next pass attends to. What is *not* here: which slot holds which rollout
+In: fresh keys and values of one layer, or prefilled ones of all. Out: what
+the next tokens attend to. What is *not* here: which slot holds which rollout
 (`sampling.engine`).
 
-Layout `[L, B, K, S, head_dim]`: the two batch axes of the attention matmuls
-(rows and kv heads) lead, so that no backend has to transpose the cache.
+Every layer has arrays of its own, `[B, K, S, head_dim]`: an append is in
+place, and a step neither slices nor stacks what it reads. A cache is cut along
+S into segments, so that a step reads only those that hold something: its cost
+follows the present lengths, and no longer cache has to be copied to.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from restem_jax.models.config import ModelConfig
 
 
-class Context(NamedTuple):
-  """A part of what a row may attend to: positions 0..length-1."""
+class KV(NamedTuple):
+  """Keys and values of one layer; int8 ones with a scale per token and head."""
 
-  k: Float[Array, 'L B K S hd']
-  v: Float[Array, 'L B K S hd']
-  length: Int[Array, ' B']  # valid tokens; index in S = position
+  k: Float[Array, 'B K S hd']
+  v: Float[Array, 'B K S hd']
+  k_scale: Float[Array, 'B K S'] | None = None
+  v_scale: Float[Array, 'B K S'] | None = None
+
+
+class Context(NamedTuple):
+  """Earlier tokens that are only read; one row serves all rows of a batch."""
+
+  layers: tuple[KV, ...]
+  positions: Int[Array, '#B S']
+  seen: Bool[Array, '#B S']
+
+
+class Cache(NamedTuple):
+  """What the slots hold: tokens at positions start..start + length - 1."""
+
+  segments: tuple[tuple[KV, ...], ...]  # [segment][layer]
+  start: Int[Array, ' B']
+  length: Int[Array, ' B']
+
+
+def pack(kv: KV, dtype: Any) -> KV:
+  """Float keys and values in the cache's dtype; int8: x = round(x / scale)."""
+  if dtype != jnp.int8:
+    return jax.tree.map(lambda x: x.astype(dtype), kv)
+  (k, k_scale), (v, v_scale) = _quantize(kv.k), _quantize(kv.v)
+  return KV(k, v, k_scale, v_scale)
+
+
+def _quantize(x: Array) -> tuple[Array, Array]:
+  x = x.astype(jnp.float32)
+  scale = jnp.maximum(jnp.abs(x).max(-1), 1e-30) / 127
+  return jnp.round(x / scale[..., None]).astype(jnp.int8), scale
+
+
+def segment_lens(longest: int, first: int = 128) -> tuple[int, ...]:
+  """`first`, `first`, 2 `first`, 4 `first`, ...: together at least `longest`.
+
+  The last is cut to what is needed. A read of the first n segments covers at
+  most twice what it must, and n takes few values.
+  """
+  lens: list[int] = []
+  while (left := longest - sum(lens)) > 0:
+    lens.append(min(left, sum(lens) or first))
+  return tuple(lens)
 
 
 def empty(
-  config: ModelConfig, num_slots: int, max_len: int, dtype: jnp.dtype
-) -> Context:
-  """A context of zeros and length 0, `S = max_len`."""
-  shape = (
-    config.num_layers,
-    num_slots,
-    config.num_kv_heads,
-    max_len,
-    config.head_dim,
-  )
-  return Context(
-    jnp.zeros(shape, dtype),
-    jnp.zeros(shape, dtype),
-    jnp.zeros((num_slots,), jnp.int32),
-  )
+  config: ModelConfig, num_slots: int, lens: Sequence[int], dtype: Any
+) -> Cache:
+  """A cache of zeros and length 0, with segments of `lens` tokens."""
+
+  def zeros(tokens: int) -> KV:
+    shape = (num_slots, config.num_kv_heads, tokens, config.head_dim)
+    kv = KV(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
+    if dtype != jnp.int8:
+      return kv
+    scale = lambda: jnp.zeros(shape[:3], jnp.float32)
+    return kv._replace(k_scale=scale(), v_scale=scale())
+
+  none = lambda: jnp.zeros((num_slots,), jnp.int32)
+  layers = range(config.num_layers)
+  segments = tuple(tuple(zeros(n) for _ in layers) for n in lens)
+  return Cache(segments, none(), none())
 
 
-def append(context: Context, k: Array, v: Array, active: Array) -> Context:
-  """Writes one token per row behind its length; inactive rows stay.
+def _lens(cache: Cache) -> list[int]:
+  return [segment[0].k.shape[2] for segment in cache.segments]
+
+
+def append(
+  cache: Cache, layer: int, k: Array, v: Array, num_segments: int
+) -> tuple[KV, ...]:
+  """One layer's segments with one token per row behind its length.
 
   Args:
-    context: `S` must exceed the length of every active row.
-    k: `[L, B, K, 1, head_dim]`, as a forward pass of one token returns it.
+    cache: `num_segments` of its segments must hold one more token than the
+      longest row that matters; what falls beyond them is dropped.
+    layer: which.
+    k: `[B, K, 1, head_dim]`.
     v: as `k`.
-    active: `[B]` bool. Inactive rows are written in place beyond their
-      length, which no one reads: cheaper than a select over the cache.
+    num_segments: how many segments are in use; the others aren't looked at.
   """
-  rows = jnp.arange(context.length.shape[0])
-  at = jnp.minimum(context.length, context.k.shape[3] - 1)
+  rows = jnp.arange(k.shape[0])
+  out, offset = [], 0
+  for segment in cache.segments[:num_segments]:
+    kv, size = segment[layer], segment[layer].k.shape[2]
+    at = cache.length - offset
+    at = jnp.where((at >= 0) & (at < size), at, size)  # beyond it: dropped
+    new = pack(KV(k, v), kv.k.dtype)
+    put = lambda old, x, at=at: old.at[rows, :, at].set(
+      x[:, :, 0], mode='drop', unique_indices=True
+    )
+    out.append(jax.tree.map(put, kv, new))
+    offset += size
+  return tuple(out)
 
-  def write(cache, new):
-    # The indexed axes 1 and 3 are apart, so their dimension comes first.
-    new = jnp.moveaxis(new[:, :, :, 0], 1, 0).astype(cache.dtype)
-    return cache.at[:, rows, :, at].set(new, unique_indices=True)
 
-  return Context(
-    write(context.k, k),
-    write(context.v, v),
-    context.length + active.astype(jnp.int32),
-  )
+def views(
+  cache: Cache, num_segments: int
+) -> list[tuple[Int[Array, 'B S'], Bool[Array, 'B S']]]:
+  """(positions, seen) of each segment's keys, for the token being appended."""
+  out, offset = [], 0
+  for size in _lens(cache)[:num_segments]:
+    at = offset + jnp.arange(size, dtype=jnp.int32)[None]
+    out.append((cache.start[:, None] + at, at <= cache.length[:, None]))
+    offset += size
+  return out
 
 
 def insert(
-  context: Context,
-  k: Array,
-  v: Array,
-  slots: Array,
-  start: Array | int,
-  length: Array,
-) -> Context:
-  """Puts prefilled tokens into slots.
+  cache: Cache,
+  layers: Sequence[KV],
+  rows: Int[Array, ' R'],
+  slots: Int[Array, ' R'],
+  start: Int[Array, ' R'],
+  length: Int[Array, ' R'],
+) -> Cache:
+  """Puts prefilled prompts into slots.
 
   Args:
-    context: the slots' cache.
-    k: `[L, R, K, T, head_dim]`, one row per slot to fill, or one for all.
-    v: as `k`.
-    slots: `[R]` slot numbers; numbers >= B are dropped (padding rows).
-    start: position of the first of the T tokens; what falls beyond S is
-      dropped.
-    length: `[R]` new lengths of the slots.
+    cache: the slots' cache.
+    layers: float keys and values of every layer, `[P, K, T, head_dim]`.
+    rows: which of the P prompts.
+    slots: where to; numbers >= B are dropped (padding rows).
+    start: position of the first of the T tokens.
+    length: how many of the T tokens count.
   """
-  at = start + jnp.arange(k.shape[3])
-
-  def write(cache, new):
-    # The indexed axes 1 and 3 are apart, so [R, T] comes first.
-    new = jnp.transpose(new, (1, 3, 0, 2, 4)).astype(cache.dtype)
-    return cache.at[:, slots[:, None], :, at[None]].set(new, mode='drop')
-
-  return Context(
-    write(context.k, k),
-    write(context.v, v),
-    context.length.at[slots].set(length, mode='drop'),
+  offset, segments = 0, []
+  for segment in cache.segments:
+    size = segment[0].k.shape[2]
+    end = min(offset + size, layers[0].k.shape[2])
+    if end > offset:
+      segment = tuple(
+        _insert(
+          old,
+          jax.tree.map(lambda x, a=offset, b=end: x[rows, :, a:b], kv),
+          slots,
+        )
+        for old, kv in zip(segment, layers, strict=True)
+      )
+    segments.append(segment)
+    offset += size
+  put = lambda old, new: old.at[slots].set(new, mode='drop')
+  return Cache(
+    tuple(segments), put(cache.start, start), put(cache.length, length)
   )
 
 
+def _insert(held: KV, new: KV, slots: Array) -> KV:
+  put = lambda old, x: old.at[slots, :, : x.shape[2]].set(x, mode='drop')
+  return jax.tree.map(put, held, pack(new, held.k.dtype))
+
+
 def num_bytes(
-  config: ModelConfig, num_slots: int, max_len: int, dtype: jnp.dtype
+  config: ModelConfig, num_slots: int, num_tokens: int, dtype: Any
 ) -> int:
-  """Bytes of `empty(...)`'s keys and values."""
-  shapes = jax.eval_shape(lambda: empty(config, num_slots, max_len, dtype))
-  return sum(x.size * x.dtype.itemsize for x in (shapes.k, shapes.v))
+  """Bytes of a cache's keys and values, all layers."""
+  shapes = jax.eval_shape(
+    lambda: empty(config, num_slots, (num_tokens,), dtype).segments
+  )
+  return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes))

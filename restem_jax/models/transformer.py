@@ -3,12 +3,13 @@
 In: token ids `[B, T]` and, when decoding, the context of earlier tokens.
 Out: hidden states or logits, and the fresh keys and values. `Model` is the
 functional face that the rest of the system uses: parameters are a pure nested
-dict of arrays with layers stacked on axis 0, and the layers run under
-`jax.lax.scan`, so compile time does not grow with depth. What is *not* here:
+dict of arrays with layers stacked on axis 0. Training scans the layers, so
+compile time does not grow with depth; inference takes them apart (`extend`),
+since a scan would copy each layer's cache in every step. What is *not* here:
 sampling, losses, reading weights.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 import functools
 import math
@@ -20,8 +21,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from restem_jax import partitioning
-from restem_jax.models import attention, layers
-from restem_jax.models.cache import Context
+from restem_jax.models import attention, cache as cache_lib, layers
+from restem_jax.models.cache import Cache, Context
 from restem_jax.models.config import ModelConfig
 
 Params = Any  # nested dict of arrays
@@ -46,17 +47,17 @@ class Block(nnx.Module):
       self.post_attention_norm = norm()
       self.post_mlp_norm = norm()
 
-  def __call__(self, x, angles, fresh_mask, context):
+  def __call__(self, x, angles, context, store):
     eps = self.config.norm_eps
     y = layers.rms_norm(x, self.pre_attention_norm[...], eps)
-    y, kv = self.attention(y, angles, fresh_mask, context)
+    y, kept = self.attention(y, angles, context, store)
     if self.config.post_norms:
       y = layers.rms_norm(y, self.post_attention_norm[...], eps)
     x = partitioning.constrain(x + y, _ACTIVATIONS)
     y = self.mlp(layers.rms_norm(x, self.pre_mlp_norm[...], eps))
     if self.config.post_norms:
       y = layers.rms_norm(y, self.post_mlp_norm[...], eps)
-    return partitioning.constrain(x + y, _ACTIVATIONS), kv
+    return partitioning.constrain(x + y, _ACTIVATIONS), kept
 
 
 class Embedding(nnx.Module):
@@ -79,65 +80,104 @@ class Transformer(nnx.Module):
     if not config.tied_embeddings:
       self.head = layers.param(rngs, (d, v), ('embed', 'vocab'), d)
 
-  def hidden(
-    self, tokens, positions, segment_ids, prefix_ids, contexts, dtype, remat
-  ):
-    """See `Model.hidden`."""
+  def embedded(self, tokens: Array, dtype: Any) -> Array:
+    """Activations `[B, T, D]` that go into the first layer."""
     c = self.config
     x = self.embed.table[...].astype(dtype)[tokens]
     if c.scale_embeddings:
       x = x * jnp.asarray(math.sqrt(c.embed_dim), dtype)
-    x = partitioning.constrain(x, _ACTIVATIONS)
+    return partitioning.constrain(x, _ACTIVATIONS)
 
-    windows = c.layer_windows()
+  def angles(self, positions: Array) -> tuple[Any, Any]:
+    """Rotary angles of layers without and with a sliding window."""
+    c = self.config
     freqs = layers.rope_frequencies(c.head_dim, c.rope_theta, c.rope_scaling)
     angles = layers.rope_angles(positions, freqs)
-    local_angles = angles
-    if c.rope_local_theta is not None:
-      freqs = layers.rope_frequencies(c.head_dim, c.rope_local_theta, None)
-      local_angles = layers.rope_angles(positions, freqs)
+    if c.rope_local_theta is None:
+      return angles, angles
+    freqs = layers.rope_frequencies(c.head_dim, c.rope_local_theta, None)
+    return angles, layers.rope_angles(positions, freqs)
 
-    t = tokens.shape[1]
-    index = jnp.arange(t, dtype=jnp.int32)
-    causal = (index[:, None] >= index[None, :])[None]  # [1, T, T]
-    if segment_ids is not None:
-      seen = segment_ids[:, :, None] == segment_ids[:, None, :]
-      if prefix_ids is not None:
-        # Without a prefix, no segment: not that of padding, 0, either.
-        prefix_ids = jnp.where(prefix_ids == 0, -1, prefix_ids)
-        seen |= prefix_ids[:, :, None] == segment_ids[:, None, :]
-      causal = causal & seen
+  def hidden(self, tokens, positions, segment_ids, prefix_ids, dtype, remat):
+    """See `Model.hidden`."""
+    c = self.config
+    windows = c.layer_windows()
+    angles, local_angles = self.angles(positions)
+    seen = _fresh_mask(tokens.shape[1], segment_ids, prefix_ids)
     distance = positions[:, :, None] - positions[:, None, :]  # [B, T, T]
     graphdef, state = nnx.split(self.layers)
 
     def layer(x, scanned):
-      state, window, cached = scanned
-      window = jnp.where(window == 0, _NO_WINDOW, window)
-      mask, parts = causal, []
+      state, window = scanned
+      mask = seen
       if any(windows):
-        mask = causal & (distance < window)
-      for context, (k, v) in zip(contexts, cached, strict=True):
-        at = jnp.arange(k.shape[2], dtype=jnp.int32)[None, None]  # [1, 1, S]
-        seen = at < context.length[:, None, None]
-        seen = seen & (positions[:, :, None] - at < window)
-        parts.append(attention.Part(k, v, seen))
+        mask = seen & (distance < jnp.where(window == 0, _NO_WINDOW, window))
       which = angles
       if c.rope_local_theta is not None:
         which = tuple(
-          jnp.where(window < _NO_WINDOW, a, b)
+          jnp.where(window > 0, a, b)
           for a, b in zip(local_angles, angles, strict=True)
         )
       state = jax.tree.map(lambda p: p.astype(dtype), state)
-      x, kv = nnx.merge(graphdef, state)(x, which, mask, parts)
-      return x, None if remat is not None else kv
+      store = lambda kv: ([attention.Part(kv, mask)], None)
+      return nnx.merge(graphdef, state)(x, which, (), store)
 
     if remat in _REMAT:
       layer = jax.checkpoint(layer, policy=_REMAT[remat])
-    cached = tuple((context.k, context.v) for context in contexts)
-    x, kv = jax.lax.scan(
-      layer, x, (state, jnp.asarray(windows, jnp.int32), cached)
+    x = self.embedded(tokens, dtype)
+    x, _ = jax.lax.scan(layer, x, (state, jnp.asarray(windows, jnp.int32)))
+    return layers.rms_norm(x, self.final_norm[...], c.norm_eps)
+
+  def extend(
+    self, states, tokens, positions, segment_ids, contexts, cache, num_segments
+  ):
+    """See `Model.extend`; `states`: the parameters of each layer."""
+    c, dtype = self.config, states[0]['pre_attention_norm'].dtype
+    angles, local_angles = self.angles(positions)
+    graphdef, _ = nnx.split(self.layers)
+    if cache is None:
+      fresh = _fresh_mask(tokens.shape[1], segment_ids, None)
+      own = [(positions, fresh)]
+    else:
+      own = [
+        (at, seen[:, None]) for at, seen in cache_lib.views(cache, num_segments)
+      ]
+
+    def mask(at, seen, window):
+      """[B, T, S] of keys at positions `at`."""
+      if not window:
+        return seen
+      return seen & (positions[:, :, None] - at[:, None] < window)
+
+    x, kept = self.embedded(tokens, dtype), []
+    for i, (state, window) in enumerate(
+      zip(states, c.layer_windows(), strict=True)
+    ):
+      masks = [mask(at, seen, window) for at, seen in own]
+
+      def store(kv, i=i, masks=masks):
+        new = (kv,)
+        if cache is not None:
+          new = cache_lib.append(cache, i, kv.k, kv.v, num_segments)
+        return [*map(attention.Part, new, masks)], new
+
+      parts = [
+        attention.Part(
+          context.layers[i],
+          mask(context.positions, context.seen[:, None], window),
+        )
+        for context in contexts
+      ]
+      which = local_angles if window else angles
+      x, new = nnx.merge(graphdef, state)(x, which, parts, store)
+      kept.append(new)
+    hidden = layers.rms_norm(x, self.final_norm[...], c.norm_eps)
+    if cache is None:
+      return hidden, tuple(kv for (kv,) in kept)
+    used = tuple(zip(*kept, strict=True))  # [segment][layer]
+    return hidden, cache._replace(
+      segments=(*used, *cache.segments[num_segments:])
     )
-    return layers.rms_norm(x, self.final_norm[...], c.norm_eps), kv
 
   def logits(self, hidden: Array) -> Array:
     """See `Model.logits`."""
@@ -156,11 +196,32 @@ class Transformer(nnx.Module):
     return layers.soft_cap(out, self.config.logit_softcap)
 
 
+def _fresh_mask(num_tokens, segment_ids, prefix_ids) -> Array:
+  """Which tokens see which: `[1 or B, T, T]`, causal by index."""
+  index = jnp.arange(num_tokens, dtype=jnp.int32)
+  causal = (index[:, None] >= index[None, :])[None]
+  if segment_ids is None:
+    return causal
+  seen = segment_ids[:, :, None] == segment_ids[:, None, :]
+  if prefix_ids is not None:
+    # Without a prefix, no segment: not that of padding, 0, either.
+    prefix_ids = jnp.where(prefix_ids == 0, -1, prefix_ids)
+    seen |= prefix_ids[:, :, None] == segment_ids[:, None, :]
+  return causal & seen
+
+
 # What the backward pass of a layer may keep; 'none' keeps everything.
 _REMAT = {
   'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
   'full': jax.checkpoint_policies.nothing_saveable,
 }
+
+
+def _default_positions(tokens: Array, positions: Array | None) -> Array:
+  if positions is not None:
+    return positions
+  at = jnp.arange(tokens.shape[1], dtype=jnp.int32)
+  return jnp.broadcast_to(at[None], tokens.shape)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,7 +261,32 @@ class Model:
     )
     return nnx.to_pure_dict(axes)
 
+  def unstacked(self, params: Params) -> Params:
+    """Compute-dtype parameters with a tuple of the layers' own trees.
+
+    For `extend`: a program that reads whole arrays copies no slices of them.
+    """
+    params = jax.tree.map(lambda p: p.astype(self.dtype), params)
+    return params | {
+      'layers': self._each_layer(params['layers'], lambda p, i: p[i])
+    }
+
+  def _each_layer(self, tree: Any, fn: Callable[[Any, int], Any]) -> tuple:
+    is_axes = lambda x: type(x) is tuple
+    return tuple(
+      jax.tree.map(lambda p, i=i: fn(p, i), tree, is_leaf=is_axes)
+      for i in range(self.config.num_layers)
+    )
+
+  def unstacked_axes(self) -> Params:
+    """`logical_axes` of `unstacked` parameters."""
+    axes = self.logical_axes()
+    layers = self._each_layer(axes['layers'], lambda axes, _: axes[1:])
+    return axes | {'layers': layers}
+
   def _module(self, params: Params) -> Transformer:
+    if isinstance(params['layers'], tuple):  # unstacked: passed by themselves
+      params = params | {'layers': self.abstract_params()['layers']}
     return nnx.merge(self._abstract[0], params)
 
   def hidden(
@@ -210,36 +296,63 @@ class Model:
     positions: Int[Array, 'B T'] | None = None,
     segment_ids: Int[Array, 'B T'] | None = None,
     prefix_ids: Int[Array, 'B T'] | None = None,
-    contexts: Sequence[Context] = (),
-    remat: str | None = None,
-  ) -> tuple[Float[Array, 'B T D'], tuple[Array, Array] | None]:
-    """Hidden states after the final norm, in the compute dtype.
+    remat: str = 'none',
+  ) -> Float[Array, 'B T D']:
+    """Hidden states of whole sequences, in the compute dtype.
 
     Args:
-      params: parameter tree, any float dtype; cast to the compute dtype
-        layer by layer.
-      tokens: token ids. Fresh tokens see each other causally by index.
+      params: stacked parameter tree, any float dtype; cast to the compute
+        dtype layer by layer.
+      tokens: token ids. They see each other causally by index.
       positions: defaults to 0..T-1.
       segment_ids: tokens see only their own segment (packed examples).
       prefix_ids: the segment that a token sees as well, before its own; 0
         for none.
-      contexts: earlier tokens that every fresh token sees up to their length.
-      remat: None when decoding: the fresh (k, v) `[L, B, K, T, head_dim]` are
-        returned. 'none', 'dots' or 'full' when training: what the backward
-        pass may keep; no (k, v).
+      remat: what the backward pass may keep: 'none' (everything), 'dots' or
+        'full' (nothing).
     """
-    if positions is None:
-      positions = jnp.broadcast_to(
-        jnp.arange(tokens.shape[1], dtype=jnp.int32)[None], tokens.shape
-      )
+    positions = _default_positions(tokens, positions)
     return self._module(params).hidden(
+      tokens, positions, segment_ids, prefix_ids, self.dtype, remat
+    )
+
+  def extend(
+    self,
+    params: Params,
+    tokens: Int[Array, 'B T'],
+    positions: Int[Array, 'B T'] | None = None,
+    segment_ids: Int[Array, 'B T'] | None = None,
+    contexts: Sequence[Context] = (),
+    cache: Cache | None = None,
+    num_segments: int | None = None,
+  ) -> tuple[Float[Array, 'B T D'], Any]:
+    """Hidden states of tokens behind earlier ones: prefill and decoding.
+
+    Args:
+      params: as `unstacked` gives them.
+      tokens: fresh token ids. Without a cache they see each other causally by
+        index.
+      positions: defaults to 0..T-1.
+      segment_ids: of the fresh tokens; without a cache only.
+      contexts: earlier tokens that are seen as well.
+      cache: T is 1 and the fresh token is appended to each row. Lengths stay:
+        the caller knows which rows are active.
+      num_segments: of the cache that are in use; all by default.
+
+    Returns:
+      Hidden states after the final norm in the compute dtype; the fresh
+      `KV` of every layer `[B, K, T, head_dim]`, or the new cache.
+    """
+    if cache is not None and num_segments is None:
+      num_segments = len(cache.segments)
+    return self._module(params).extend(
+      params['layers'],
       tokens,
-      positions,
+      _default_positions(tokens, positions),
       segment_ids,
-      prefix_ids,
       contexts,
-      self.dtype,
-      remat,
+      cache,
+      num_segments,
     )
 
   def logits(
@@ -256,5 +369,5 @@ class Model:
     segment_ids: Int[Array, 'B T'] | None = None,
   ) -> Float[Array, 'B T V']:
     """f32 logits of whole sequences: for references and tests, not speed."""
-    hidden, _ = self.hidden(params, tokens, positions, segment_ids)
+    hidden = self.hidden(params, tokens, positions, segment_ids)
     return self.logits(params, hidden)

@@ -2,35 +2,33 @@
 
 In: requests (a problem's prompt ids and the sample indices wanted), a policy,
 stops. Out: rollouts, in the order in which they finish. What is *not* here:
-text, tasks, files.
+text, tasks, files; the programs themselves (`slots`).
 
 A fixed number of slots decodes in fused calls of K steps; finished slots are
 harvested and refilled between calls. What prompts begin with in common (few
-shots) is prefilled once, and attended as one matrix when the rest of a prompt
-is. That rest is prefilled once per problem, all but the last token; the N
-samples then start by feeding that token, so drawing the first token is no
-special case. Collection never stops at
-"enough" samples: that would bias what is kept to short answers.
+shots) is prefilled once per call of `sample` and attended as one matrix, by
+prompts and by slots. What is left of a prompt is prefilled once per problem,
+all but the last token; the N samples then start by feeding that token, so
+drawing the first token is no special case. Collection never stops at "enough"
+samples: that would bias what is kept to short answers.
 
-Programs are compiled ahead of time, one per prompt bucket for prefill and
-insertion and one for decoding; a compiled program cannot recompile, and
-`Engine.num_programs` counts them.
+Programs are compiled ahead of time from shapes alone: one per prompt bucket
+for prefill and for insertion, one per number of cache segments for decoding. A
+compiled program cannot recompile, and `len(Engine.programs)` counts them.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 import dataclasses
-import functools
+import itertools
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-from jaxtyping import Array
 import numpy as np
 
 from restem_jax.models import cache
 from restem_jax.models.transformer import Model, Params
-from restem_jax.sampling import policies, slots as slots_lib
+from restem_jax.sampling import policies, programs, slots as slots_lib
 from restem_jax.sampling.stops import Stops
 
 
@@ -41,7 +39,6 @@ class Request:
   problem_id: str
   prompt_ids: Sequence[int]
   indices: Sequence[int]  # sample indices, e.g. range(N)
-  prefix_len: int = 0  # leading prompt ids that other requests have as well
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,26 +65,9 @@ class Stats:
 class _Prefilled(NamedTuple):
   """A prefilled batch of prompts, kept until all their samples have slots."""
 
-  prefix: cache.Context
-  k: Array
-  v: Array
+  bucket: int
+  layers: tuple[cache.KV, ...]
   waiting: deque[tuple[int, Request, int]]  # (row, request, sample index)
-
-
-def _prefill(model: Model, params, tokens, *prefix: cache.Context):
-  """Keys and values of tokens `[R, T]` behind a shared prefix, if any."""
-  start = prefix[0].length[0] if prefix else jnp.int32(0)
-  at = start + jnp.arange(tokens.shape[1], dtype=jnp.int32)
-  at = jnp.broadcast_to(at[None], tokens.shape)
-  return model.hidden(params, tokens, at, contexts=prefix)[1]
-
-
-def length_buckets(longest: int) -> tuple[int, ...]:
-  """32, 48, 64, 96, ... and `longest`: at most 1.5x padding, few programs."""
-  sizes = [32, 48]
-  while sizes[-1] < longest:
-    sizes.append(sizes[-2] * 2)
-  return (*tuple(s for s in sizes if s < longest), longest)
 
 
 class Engine:
@@ -100,40 +80,49 @@ class Engine:
     *,
     max_prompt_len: int,
     max_new_tokens: int,
-    max_prefix_len: int = 0,
-    num_slots: int = 64,
-    steps_per_call: int = 8,
-    prefill_tokens: int = 512,
+    prefixes: Sequence[Sequence[int]] = (),
     mesh: jax.sharding.Mesh | None = None,
+    **shape: Any,
   ):
     """Allocates nothing yet.
 
     Args:
-      model: parameters are cast to its dtype; so is the cache.
+      model: parameters are cast to its dtype.
       stops: EOS ids and stop strings of this run.
-      max_prompt_len: longest prompt, tokens.
+      max_prompt_len: longest prompt behind its shared prefix, tokens.
       max_new_tokens: longest rollout, tokens.
-      max_prefix_len: longest shared prefix, tokens.
-      num_slots: B, rollouts that decode at the same time.
-      steps_per_call: K, decode steps between two harvests.
-      prefill_tokens: tokens per prefill call; prompts of one length bucket
-        are prefilled that many together.
+      prefixes: what many prompts begin with; each prompt shares the longest
+        that it begins with, and none is an empty one.
       mesh: slots go over `data` and `fsdp`, kv heads over `tensor`.
-    """
-    self.model, self.stops = model, stops
-    self.max_prompt_len, self.max_new_tokens = max_prompt_len, max_new_tokens
-    self.max_prefix_len = max_prefix_len
-    self.num_slots, self.steps_per_call = num_slots, steps_per_call
-    self.buckets = length_buckets(max_prompt_len)
-    self.prefill_tokens = prefill_tokens
-    self.mesh = mesh
-    self.stats = Stats()
-    self._programs: dict[tuple[str, int], Callable[..., Any]] = {}
+      **shape: `programs.Shape`: num_slots, steps_per_call, prefill_tokens,
+        segment_len, kv_dtype.
 
-  @property
-  def num_programs(self) -> int:
-    """Programs compiled so far: at most 2 per bucket, and 2 more."""
-    return len(self._programs)
+    Raises:
+      ValueError: a prefix is empty, or the slots don't divide by the mesh.
+    """
+    # Longest first: the first that matches is the longest that matches.
+    self.prefixes = sorted(
+      set(map(tuple, prefixes)), key=lambda p: (-len(p), p)
+    )
+    if () in self.prefixes:
+      raise ValueError('a shared prefix is empty; leave it out')
+    self.stops = stops
+    self.shape = programs.Shape(
+      max_prompt_len=max_prompt_len,
+      max_new_tokens=max_new_tokens,
+      prefix_len=sum(map(len, self.prefixes)),
+      **shape,
+    )
+    self.programs = programs.Programs(model, stops, self.shape, mesh)
+    self.stats = Stats()
+
+  def prepare(self, params: Params) -> Params:
+    """Parameters as the programs want them (`Model.unstacked`), for `sample`.
+
+    A copy: let go of `params` where memory counts.
+    """
+    with self.programs.explained():
+      return self.programs.prepare(params)
 
   def sample(
     self,
@@ -148,7 +137,7 @@ class Engine:
     """Yields every rollout asked for, in the order in which they finish.
 
     Args:
-      params: the policy's parameters.
+      params: the policy's parameters, as they are or from `prepare`.
       requests: read lazily, a few prefill batches ahead of the slots.
       policy: temperature, top-k, top-p; changing it compiles nothing.
       seed: with the iteration, the problem id and the sample index it
@@ -159,45 +148,54 @@ class Engine:
     Raises:
       ValueError: a prompt is empty or too long (names its problem), or the
         limit exceeds the engine's.
+      OutOfMemory: names the knobs and the computed bytes.
     """
-    limit = self.max_new_tokens if max_new_tokens is None else max_new_tokens
-    if not 0 < limit <= self.max_new_tokens:
+    limit = (
+      self.shape.max_new_tokens if max_new_tokens is None else max_new_tokens
+    )
+    if not 0 < limit <= self.shape.max_new_tokens:
       raise ValueError(
         f'max_new_tokens={limit}: the engine was built for '
-        f'1..{self.max_new_tokens}'
+        f'1..{self.shape.max_new_tokens}'
       )
-    params = jax.tree.map(lambda p: p.astype(self.model.dtype), params)
-    stops = jax.device_put((self.stops.is_eos, self.stops.table))
+    requests = iter(requests)
+    if (first := next(requests, None)) is None:
+      return
+    requests = itertools.chain([first], requests)
+    with self.programs.explained():
+      params = self.programs.prepare(params)
+      draws = (seed, iteration, limit)
+      yield from self._sample(params, requests, policy, draws)
+
+  def _sample(self, params, requests, policy, draws) -> Iterator[Rollout]:
+    stops = self.programs.put((self.stops.is_eos, self.stops.table))
+    seed, iteration, limit = draws
     draws = (np.uint32(seed), np.uint32(iteration), np.int32(limit))
-    batches = self._prefill_batches(params, requests)
-    batch: _Prefilled | None = next(batches, None)
-    state = slots_lib.empty(
-      self.model,
-      self.num_slots,
-      # One more than prompt and rollout need: inactive rows write there.
-      self.max_prompt_len + self.max_new_tokens + 1,
-      self.max_new_tokens,
-      self.mesh,
-    )
-    slots: list[tuple[Request, int] | None] = [None] * self.num_slots
+    prefix = self._prefill_prefix(params)
+    batches = self._prefill_batches(params, prefix, requests)
+    batch: _Prefilled | None = next(batches)
+    state = self.programs.empty_state()
+    slots: list[tuple[Request, int] | None] = [None] * self.shape.num_slots
+    length = np.zeros(self.shape.num_slots, np.int64)  # tokens in the cache
     while True:
       free = deque(b for b, slot in enumerate(slots) if slot is None)
       while free and batch is not None:
-        state = self._fill(state, batch, free, slots, draws)
+        state = self._fill(state, batch, free, slots, length, draws)
         if not batch.waiting:
           batch = next(batches, None)
-      if all(slot is None for slot in slots):
+      busy = np.array([slot is not None for slot in slots])
+      if not busy.any():
         return
-      args = (params, state, policy.scalars(), stops)
-      state, steps = self._run('decode', 0, *args)
+      reach = int(length[busy].max()) + self.shape.steps_per_call
+      args = (params, state, prefix, policy.scalars(), stops)
+      state, steps = self.programs.run('decode', self._segments(reach), *args)
       active, finish, count = jax.device_get(
         (state.active, state.finish, state.count)
       )
       self.stats.steps += int(steps)
-      done = [
-        b for b, slot in enumerate(slots) if slot is not None and not active[b]
-      ]
-      if done:
+      length[busy] += int(steps)
+      done = np.flatnonzero(busy & ~active)
+      if done.size:
         tokens, logprobs = jax.device_get((state.tokens, state.logprobs))
       for b in done:
         slot = slots[b]
@@ -213,66 +211,56 @@ class Engine:
           finish=slots_lib.FINISHES[finish[b]],
         )
 
+  def _segments(self, reach: int) -> int:
+    """How many segments hold `reach` tokens; all of them if none do."""
+    ends = np.cumsum(self.shape.segment_lens)
+    return min(int((ends < reach).sum()) + 1, len(ends))
+
   def _fill(
-    self, state, batch: _Prefilled, free, slots, draws
+    self, state, batch: _Prefilled, free, slots, length, draws
   ) -> slots_lib.State:
     """Puts waiting samples of a batch into free slots; one device call."""
-    b = self.num_slots
-    arrays: Any = {
-      name: np.zeros(b, np.int32) for name in slots_lib.Fill._fields
-    }
-    arrays['slots'] += b
-    arrays['words'] = np.zeros((b, 2), np.uint32)
-    fill = slots_lib.Fill(**arrays)
-    for i in range(min(len(free), len(batch.waiting))):
+    fill = self.shape.no_fill()
+    for i in range(min(len(free), len(batch.waiting), len(fill.slots))):
       row, request, index = batch.waiting.popleft()
       slot = free.popleft()
       slots[slot] = (request, index)
+      number, start = self._shared(request)
       fill.slots[i], fill.rows[i], fill.index[i] = slot, row, index
-      fill.length[i] = len(request.prompt_ids) - 1
+      fill.prefix[i], fill.start[i] = number, start
+      fill.length[i] = length[slot] = len(request.prompt_ids) - 1 - start
       fill.last[i] = request.prompt_ids[-1]
       fill.words[i] = policies.problem_words(request.problem_id)
-    bucket = batch.k.shape[3]
-    args = (state, batch.prefix, batch.k, batch.v, fill, *draws)
-    return self._run('insert', bucket, *args)
+    return self.programs.run(
+      'insert', batch.bucket, state, batch.layers, fill, *draws
+    )
 
-  def _prefill_batches(self, params, requests) -> Iterator[_Prefilled]:
-    """Prefills prompts, several of one prefix and length bucket a call."""
-    waiting: dict[tuple[tuple[int, ...], int], list[Request]] = {}
-    prefixes: dict[tuple[int, ...], cache.Context] = {}
-
-    def prefill(key):
-      ids, bucket = key
-      if ids not in prefixes:
-        prefixes[ids] = self._prefix(params, ids)
-      return self._prefill(params, prefixes[ids], bucket, waiting.pop(key))
-
+  def _prefill_batches(self, params, prefix, requests) -> Iterator[_Prefilled]:
+    """Prefills prompts, several of one length bucket a call."""
+    waiting: dict[int, list[Request]] = {}
+    prefill = lambda bucket: self._prefill(
+      params, prefix, bucket, waiting.pop(bucket)
+    )
     for request in requests:
-      key = (
-        tuple(request.prompt_ids[: request.prefix_len]),
-        self._bucket(request),
-      )
-      waiting.setdefault(key, []).append(request)
-      if len(waiting[key]) == self._rows(key[1]):
-        yield prefill(key)
-      elif sum(map(len, waiting.values())) > 8 * self._rows(self.buckets[0]):
-        yield prefill(max(waiting, key=lambda key: len(waiting[key])))
+      bucket = self._bucket(request)
+      waiting.setdefault(bucket, []).append(request)
+      if len(waiting[bucket]) == self.shape.rows(bucket):
+        yield prefill(bucket)
+      elif sum(map(len, waiting.values())) > 8 * self.shape.rows(
+        self.shape.buckets[0]
+      ):
+        yield prefill(max(waiting, key=lambda bucket: len(waiting[bucket])))
     while waiting:
       yield prefill(next(iter(waiting)))
 
-  def _prefix(self, params, ids: tuple[int, ...]) -> cache.Context:
-    """Keys and values of a shared prefix: one row, padded to the longest."""
-    # At least one token wide: an empty prefix is one that nobody sees.
-    tokens = np.zeros((1, max(1, self.max_prefix_len)), np.int32)
-    tokens[0, : len(ids)] = ids
-    self.stats.prefilled += len(ids)
-    k, v = self._run('prefix', 0, params, tokens)
-    return cache.Context(k, v, jnp.array([len(ids)], jnp.int32))
-
-  def _rows(self, bucket: int) -> int:
-    # A function of the bucket alone: the shape of the call, and with it the
-    # rounding of a prompt's keys, does not depend on the prompt's neighbours.
-    return max(1, self.prefill_tokens // bucket)
+  def _shared(self, request: Request) -> tuple[int, int]:
+    """Number (from 1; -1 for none) and length of a prompt's shared prefix."""
+    ids = request.prompt_ids
+    for number, prefix in enumerate(self.prefixes, 1):
+      # The prompt's last token is fed by its slots.
+      if len(prefix) < len(ids) and tuple(ids[: len(prefix)]) == prefix:
+        return number, len(prefix)
+    return -1, 0
 
   def _bucket(self, request: Request) -> int:
     n = len(request.prompt_ids)
@@ -281,46 +269,41 @@ class Engine:
         f'problem {request.problem_id}: its prompt is empty; begin it with '
         'the BOS token'
       )
-    if n > self.max_prompt_len:
+    own = n - self._shared(request)[1]
+    if own > self.shape.max_prompt_len:
       raise ValueError(
-        f'problem {request.problem_id}: its prompt has {n} tokens, the engine '
-        f'takes {self.max_prompt_len}; raise max_prompt_len or shorten it'
+        f'problem {request.problem_id}: its prompt has {own} tokens, the '
+        f'engine takes {self.shape.max_prompt_len}; raise max_prompt_len or shorten '
+        'it'
       )
-    if not 0 <= request.prefix_len <= min(n - 1, self.max_prefix_len):
-      raise ValueError(
-        f'problem {request.problem_id}: prefix_len={request.prefix_len} must '
-        f'be less than its {n} prompt tokens, and at most max_prefix_len='
-        f'{self.max_prefix_len}'
-      )
-    return next(b for b in self.buckets if b >= n - request.prefix_len)
+    return next(b for b in self.shape.buckets if b >= own - 1)
 
   def _prefill(
-    self, params, prefix: cache.Context, bucket: int, group: list[Request]
+    self, params, prefix, bucket: int, group: list[Request]
   ) -> _Prefilled:
-    tokens = np.zeros((self._rows(bucket), bucket), np.int32)
+    rows = self.shape.rows(bucket)
+    tokens = np.zeros((rows, bucket), np.int32)
+    number, start = np.full(rows, -1, np.int32), np.zeros(rows, np.int32)
     for row, request in enumerate(group):
-      # The last prompt token is fed by the slots, see the module docstring.
-      ids = request.prompt_ids[request.prefix_len : -1]
+      number[row], start[row] = self._shared(request)
+      ids = request.prompt_ids[start[row] : -1]
       tokens[row, : len(ids)] = ids
       self.stats.prefilled += len(ids)
-      self.stats.shared += request.prefix_len
-    k, v = self._run('prefill', bucket, params, tokens, prefix)
+      self.stats.shared += int(start[row])
+    args = (params, tokens, number, start, prefix)
+    layers = self.programs.run('prefill', bucket, *args)
     samples = deque((r, q, i) for r, q in enumerate(group) for i in q.indices)
-    return _Prefilled(prefix, k, v, samples)
+    return _Prefilled(bucket, layers, samples)
 
-  def _run(self, kind: str, bucket: int, *args):
-    """Runs a program, compiling it ahead of time if it is not there yet."""
-    program = self._programs.get((kind, bucket))
-    if program is None:
-      if kind == 'decode':
-        fn = functools.partial(
-          slots_lib.decode, self.model, self.steps_per_call
-        )
-        jitted = jax.jit(fn, donate_argnums=1)
-      elif kind == 'insert':
-        jitted = jax.jit(slots_lib.insert, donate_argnums=0)
-      else:
-        jitted = jax.jit(functools.partial(_prefill, self.model))
-      program = jitted.lower(*args).compile()
-      self._programs[kind, bucket] = program
-    return program(*args)
+  def _prefill_prefix(self, params) -> slots_lib.Prefix | None:
+    if not self.prefixes:
+      return None
+    tokens = np.concatenate([np.array(p, np.int32) for p in self.prefixes])
+    self.stats.prefilled += len(tokens)
+    positions = np.concatenate([np.arange(len(p)) for p in self.prefixes])
+    number = np.repeat(
+      np.arange(len(self.prefixes)) + 1, [len(p) for p in self.prefixes]
+    )
+    row = lambda x: x.astype(np.int32)[None]
+    args = (params, row(tokens), row(positions), row(number))
+    return self.programs.run('prefix', 0, *args)

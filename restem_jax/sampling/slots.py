@@ -1,27 +1,40 @@
-"""The slots on the device: their state, and the two programs that change it.
+"""What runs on the device: prefill, and the slots with their two programs.
 
-In: prefilled prompts to insert, and parameters to decode with. Out: the new
-state. What is *not* here: which request is in which slot (`engine`).
+In: parameters, prompts, the slots' state. Out: the new state. What is *not* here: which request is in which slot (`engine`).
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from restem_jax import partitioning
 from restem_jax.models import cache
-from restem_jax.models.transformer import Model
+from restem_jax.models.transformer import Model, Params
 from restem_jax.sampling import policies
 
 FINISHES = ('', 'eos', 'stop', 'length')  # by code; 0 is still running
 
 
+class Prefix(NamedTuple):
+  """All shared prefixes, one behind the other in one row."""
+
+  layers: tuple[cache.KV, ...]
+  positions: Int[Array, '1 P']  # in its own prefix
+  number: Int[Array, '1 P']  # which prefix, from 1; 0 is padding
+
+  def seen_by(self, number: Int[Array, ' B']) -> cache.Context:
+    """What rows with these prefixes (-1: none) attend to."""
+    seen = self.number == number[:, None]
+    return cache.Context(self.layers, self.positions, seen)
+
+
 class State(NamedTuple):
   """What the device holds of the slots; donated from call to call."""
 
-  context: cache.Context
+  cache: cache.Cache
+  prefix: Int[Array, ' B']  # number of the shared prefix; -1: none
   keys: Array  # [B] rollout keys
   last: Int[Array, ' B']  # the token to feed next
   count: Int[Array, ' B']  # tokens sampled so far
@@ -36,27 +49,83 @@ class State(NamedTuple):
 class Fill(NamedTuple):
   """What goes into slots at once; row i of each fills slot slots[i]."""
 
-  slots: Int[Array, ' B']  # B for rows that fill nothing
-  rows: Int[Array, ' B']  # row of the prefill batch
-  length: Int[Array, ' B']
-  last: Int[Array, ' B']
-  words: Int[Array, 'B 2']  # problem id
-  index: Int[Array, ' B']
+  slots: Int[Array, ' R']  # B for rows that fill nothing
+  rows: Int[Array, ' R']  # row of the prefill batch
+  prefix: Int[Array, ' R']
+  start: Int[Array, ' R']  # tokens of the prefix
+  length: Int[Array, ' R']  # tokens behind it, without the last
+  last: Int[Array, ' R']
+  words: Int[Array, 'R 2']  # problem id
+  index: Int[Array, ' R']
 
 
-def decode(model: Model, num_steps: int, params, state, policy, stops):
-  """Up to `num_steps` steps for all slots; ends early if none is active."""
+def prefill(
+  model: Model,
+  params: Params,
+  tokens: Int[Array, 'R T'],
+  number: Int[Array, ' R'],
+  start: Int[Array, ' R'],
+  prefix: Prefix | None,
+) -> tuple[cache.KV, ...]:
+  """Keys and values of prompts behind their shared prefixes."""
+  at = start[:, None] + jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
+  contexts = () if prefix is None else (prefix.seen_by(number),)
+  return model.extend(params, tokens, at, contexts=contexts)[1]
+
+
+def prefill_prefix(
+  model: Model,
+  params: Params,
+  tokens: Int[Array, '1 P'],
+  positions: Int[Array, '1 P'],
+  number: Int[Array, '1 P'],
+) -> Prefix:
+  """Keys and values of all shared prefixes, in one packed row."""
+  layers = model.extend(params, tokens, positions, number)[1]
+  return Prefix(layers, positions, number)
+
+
+def decode(
+  model: Model,
+  num_steps: int,
+  num_segments: int,
+  params: Params,
+  state: State,
+  prefix: Prefix | None,
+  policy,
+  stops,
+) -> tuple[State, Int[Array, '']]:
+  """Up to `num_steps` steps for all slots; ends early if none is active.
+
+  Args:
+    model: whose parameters.
+    num_steps: K.
+    num_segments: of the cache that are read: they hold every active row, and
+      K tokens more.
+    params: as `Model.unstacked` gives them.
+    state: donated.
+    prefix: None if there is no shared one.
+    policy: `Policy.scalars()`.
+    stops: (is_eos, table) of `Stops`.
+
+  Returns:
+    The state, and how many steps were made.
+  """
   is_eos, table = stops
+  rows = jnp.arange(state.last.shape[0])
+  contexts = () if prefix is None else (prefix.seen_by(state.prefix),)
 
   def step(carry):
     i, s = carry
-    hidden, fresh = model.hidden(
+    position = s.cache.start + s.cache.length
+    hidden, grown = model.extend(
       params,
       s.last[:, None],
-      positions=s.context.length[:, None],
-      contexts=(s.context,),
+      position[:, None],
+      contexts=contexts,
+      cache=s.cache,
+      num_segments=num_segments,
     )
-    assert fresh is not None
     keys = jax.vmap(jax.random.fold_in)(s.keys, s.count)
     logits = model.logits(params, hidden[:, 0])
     token, logprob = policies.draw(logits, keys, *policy)
@@ -65,11 +134,10 @@ def decode(model: Model, num_steps: int, params, state, policy, stops):
     finish = jnp.where(count >= s.limit, 3, 0)
     finish = jnp.where(stop_state == table.shape[0] - 1, 2, finish)
     finish = jnp.where(is_eos[token], 1, finish)
-    rows = jnp.arange(s.last.shape[0])
     # Rows that are not active write at M, which is dropped.
     at = jnp.where(s.active, s.count, s.tokens.shape[1])
     return i + 1, s._replace(
-      context=cache.append(s.context, fresh[0], fresh[1], s.active),
+      cache=grown._replace(length=s.cache.length + s.active),
       last=jnp.where(s.active, token, s.last),
       count=count,
       stop_state=jnp.where(s.active, stop_state, s.stop_state),
@@ -85,23 +153,20 @@ def decode(model: Model, num_steps: int, params, state, policy, stops):
 
 
 def insert(
-  state: State, prefix: cache.Context, k, v, fill: Fill, seed, iteration, limit
-):
-  """Starts rollouts in slots: a shared prefix, then a prompt of the batch."""
+  state: State, layers: tuple[cache.KV, ...], fill: Fill, seed, iteration, limit
+) -> State:
+  """Starts rollouts in slots, with prompts of a prefilled batch."""
   keys = policies.rollout_keys(seed, iteration, fill.words, fill.index)
 
   def put(old, new):
     return old.at[fill.slots].set(new, mode='drop')
 
   zero = jnp.zeros_like(fill.slots)
-  context = state.context
-  for part, start in (
-    ((prefix.k, prefix.v), 0),
-    ((k[:, fill.rows], v[:, fill.rows]), prefix.length[0]),
-  ):
-    context = cache.insert(context, *part, fill.slots, start, fill.length)
   return state._replace(
-    context=context,
+    cache=cache.insert(
+      state.cache, layers, fill.rows, fill.slots, fill.start, fill.length
+    ),
+    prefix=put(state.prefix, fill.prefix),
     keys=put(state.keys, keys),
     last=put(state.last, fill.last),
     count=put(state.count, zero),
@@ -112,29 +177,19 @@ def insert(
   )
 
 
-_ROW = ('batch',)
-_GRID = ('batch', 'length')
-_KV = ('layers', 'batch', 'kv_heads', 'length', 'head_dim')
-# Logical axes of the state's arrays.
-_AXES = State(
-  context=cache.Context(_KV, _KV, _ROW),  # pyright: ignore
-  **dict.fromkeys(set(State._fields) - {'context'}, _ROW)  # pyright: ignore
-  | {'tokens': _GRID, 'logprobs': _GRID},
-)
-
-
 def empty(
   model: Model,
   num_slots: int,
-  max_len: int,
+  segment_lens: Sequence[int],
   max_new_tokens: int,
-  mesh: jax.sharding.Mesh | None,
+  kv_dtype: Any,
 ) -> State:
-  """Idle slots. With a mesh: slots over data and fsdp, kv heads over tensor."""
+  """Idle slots."""
   zeros = lambda *shape: jnp.zeros(shape, jnp.int32)
   b = num_slots
-  state = State(
-    context=cache.empty(model.config, b, max_len, model.dtype),
+  return State(
+    cache=cache.empty(model.config, b, segment_lens, kv_dtype),
+    prefix=zeros(b),
     keys=jax.random.split(jax.random.key(0), b),
     last=zeros(b),
     count=zeros(b),
@@ -145,6 +200,3 @@ def empty(
     tokens=zeros(b, max_new_tokens),
     logprobs=jnp.zeros((b, max_new_tokens), jnp.float32),
   )
-  if mesh is None:
-    return state
-  return jax.device_put(state, partitioning.shardings(mesh, _AXES))

@@ -35,7 +35,7 @@ def weighted_nll(
     remat: what the backward pass keeps of a layer: none, dots or full.
     chunk_size: tokens per chunk of the head.
   """
-  hidden, _ = model.hidden(
+  hidden = model.hidden(
     params,
     batch['tokens'],
     batch['positions'],

@@ -1,7 +1,9 @@
 """Tokens land where their position says."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from restem_jax.models import cache
 from restem_jax.models.config import ModelConfig
@@ -18,42 +20,97 @@ CONFIG = ModelConfig(
 
 
 def tokens(values):
-  """[L, R, K, T, hd] whose entries name row and token: values[r][t]."""
-  x = jnp.asarray(values, jnp.float32)[None, :, None, :, None]
-  return jnp.broadcast_to(x, (2, x.shape[1], 1, x.shape[3], 2))
+  """[R, K, T, hd] whose entries name row and token: values[r][t]."""
+  x = jnp.asarray(values, jnp.float32)[:, None, :, None]
+  return jnp.broadcast_to(x, (*x.shape[:3], 2))
 
 
-def seen(context):
-  """Per slot, the values of its valid tokens."""
-  grid = np.asarray(context.k[1, :, 0, :, 1])
-  np.testing.assert_array_equal(context.k, context.v)
-  return [row[:n].tolist() for row, n in zip(grid, context.length, strict=True)]
+def layers(values):
+  """The same in both layers; the second one's are larger by 100."""
+  kv = cache.KV(tokens(values), tokens(values) + 0.5)
+  return [kv, jax.tree.map(lambda x: x + 100, kv)]
 
 
-def test_insert_and_append():
-  context = cache.empty(CONFIG, 3, 5, jnp.float32)
-  kv = tokens([[1, 2, 0], [5, 6, 7]])
-  context = cache.insert(
-    context, kv, kv, jnp.array([2, 0]), 0, jnp.array([2, 3])
+def seen(held, layer=1):
+  """Per slot, the values of its tokens, read over the segments."""
+  k, v = (
+    np.concatenate([getattr(s[layer], x)[:, 0, :, 1] for s in held.segments], 1)
+    for x in 'kv'
   )
-  assert seen(context) == [[5, 6, 7], [], [1, 2]]
-  kv = tokens([[8], [9], [3]])
-  context = cache.append(context, kv, kv, jnp.array([True, False, True]))
-  assert seen(context) == [[5, 6, 7, 8], [], [1, 2, 3]]
+  rows = [row[:n] for row, n in zip(k, held.length, strict=True)]
+  for keys, values in zip(rows, v, strict=True):
+    np.testing.assert_array_equal(keys + 0.5, values[: len(keys)])
+  return [row.tolist() for row in rows]
 
 
-def test_a_prefix_serves_several_slots():
-  context = cache.empty(CONFIG, 3, 5, jnp.float32)
-  slots, length = jnp.array([1, 2, 3]), jnp.array([3, 4, 0])
-  prefix = tokens([[1, 2]])
-  context = cache.insert(context, prefix, prefix, slots, 0, length)
-  kv = tokens([[3, 0, 0], [4, 5, 0], [6, 6, 6]])
-  # Row 3 has no slot (3 is beyond the last), token 4 + 2 no place.
-  context = cache.insert(context, kv, kv, slots, 2, length)
-  assert seen(context) == [[], [1, 2, 3], [1, 2, 4, 5]]
+def ints(*values):
+  return jnp.array(values, jnp.int32)
+
+
+@pytest.mark.parametrize('lens', [(8,), (2, 2, 4), (3, 5)])
+def test_insert_and_append(lens):
+  held = cache.empty(CONFIG, 3, lens, jnp.float32)
+  held = cache.insert(
+    held,
+    layers([[1, 2, 0], [5, 6, 7]]),
+    rows=ints(0, 1, 1),
+    slots=ints(2, 0, 3),  # there is no slot 3
+    start=ints(4, 0, 0),
+    length=ints(2, 3, 3),
+  )
+  assert seen(held) == [[105, 106, 107], [], [101, 102]]
+  assert held.start.tolist() == [0, 0, 4]
+  new = tokens([[8], [9], [3]])
+  used = cache.append(held, 1, new, new + 0.5, len(lens))
+  first = cache.append(held, 0, new, new + 0.5, len(lens))
+  segments = tuple(zip(first, used, strict=True))
+  held = held._replace(segments=segments, length=held.length + ints(1, 0, 1))
+  assert seen(held) == [[105, 106, 107, 8], [], [101, 102, 3]]
+  assert seen(held, layer=0) == [[5, 6, 7, 8], [], [1, 2, 3]]
+
+
+def test_what_is_beyond_the_segments_in_use_is_dropped():
+  held = cache.empty(CONFIG, 2, (2, 2), jnp.float32)
+  held = held._replace(length=ints(1, 3))
+  used = cache.append(held, 0, tokens([[8], [9]]), tokens([[8], [9]]), 1)
+  assert len(used) == 1
+  assert used[0].k[:, 0, :, 0].tolist() == [[0, 8], [0, 0]]
+
+
+def test_views_tell_what_the_appended_token_sees():
+  held = cache.empty(CONFIG, 2, (2, 2), jnp.float32)
+  held = held._replace(start=ints(5, 0), length=ints(0, 2))
+  (at, mask), (at2, mask2) = cache.views(held, 2)
+  assert at.tolist() == [[5, 6], [0, 1]]
+  assert at2.tolist() == [[7, 8], [2, 3]]
+  assert mask.tolist() == [[True, False], [True, True]]
+  assert mask2.tolist() == [[False, False], [True, False]]
+
+
+def test_segment_lens():
+  assert cache.segment_lens(100, 128) == (100,)
+  assert cache.segment_lens(300, 128) == (128, 128, 44)
+  assert cache.segment_lens(1024, 128) == (128, 128, 256, 512)
+
+
+def test_int8_keeps_each_token_to_half_a_step_of_its_largest():
+  rng = np.random.default_rng(0)
+  kv = cache.KV(*rng.normal(size=(2, 3, 2, 5, 16)).astype(np.float32))
+  packed = cache.pack(kv, jnp.int8)
+  for x, q, scale in (
+    (kv.k, packed.k, packed.k_scale),
+    (kv.v, packed.v, packed.v_scale),
+  ):
+    assert q.dtype == jnp.int8
+    np.testing.assert_allclose(scale, np.abs(x).max(-1) / 127, rtol=1e-6)
+    error = np.abs(q * scale[..., None] - x)
+    assert (error <= scale[..., None] / 2 + 1e-6).all()
+  zeros = cache.pack(jax.tree.map(lambda x: x * 0, kv), jnp.int8)
+  np.testing.assert_array_equal(zeros.k, 0)
 
 
 def test_num_bytes():
-  # 2 layers, 3 slots, 1 head, 5 tokens, 2 dims, keys and values, 2 bytes.
-  got = cache.num_bytes(CONFIG, 3, 5, jnp.bfloat16)
-  assert got == 2 * 3 * 1 * 5 * 2 * 2 * 2
+  # 2 layers, 3 slots, 1 head, 5 tokens, keys and values: 2 dims of 2 bytes,
+  # or 2 of 1 and a scale of 4.
+  assert cache.num_bytes(CONFIG, 3, 5, jnp.bfloat16) == 60 * 4
+  assert cache.num_bytes(CONFIG, 3, 5, jnp.int8) == 60 * 6

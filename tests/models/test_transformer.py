@@ -48,6 +48,7 @@ TOKENS = jax.random.randint(jax.random.key(1), (2, 9), 0, 32)
 
 # One program each, where eager calls would compile every operation.
 forward = jax.jit(Model.forward, static_argnums=0)
+extend = jax.jit(Model.extend, static_argnums=0)
 hidden_of = jax.jit(Model.hidden, static_argnums=0, static_argnames='remat')
 
 
@@ -96,29 +97,26 @@ def test_the_future_is_not_seen(built):
   assert jnp.abs(a[:, 5:] - b[:, 5:]).max() > 1e-3
 
 
-def test_cached_equals_uncached(built):
+@pytest.mark.parametrize('lens', [(10,), (5, 2, 3)])
+def test_cached_equals_uncached(built, lens):
   model, params = built
   want = forward(model, params, TOKENS)
-  _, (k, v) = hidden_of(model, params, TOKENS[:, :4])
-  context = cache.insert(
-    cache.empty(model.config, 2, 10, jnp.float32),
-    k,
-    v,
-    jnp.array([0, 1]),
-    0,
-    jnp.array([4, 4]),
+  params = model.unstacked(params)
+  zeros, rows = jnp.zeros(2, jnp.int32), jnp.arange(2)
+  held = cache.insert(
+    cache.empty(model.config, 2, lens, jnp.float32),
+    extend(model, params, TOKENS[:, :4])[1],
+    rows,
+    rows,
+    zeros,
+    zeros + 4,
   )
-
-  @jax.jit
-  def step(context, tokens):
-    hidden, (k, v) = model.hidden(
-      params, tokens, positions=context.length[:, None], contexts=(context,)
-    )
-    active = jnp.array([True, True])
-    return cache.append(context, k, v, active), model.logits(params, hidden)
-
   for t in range(4, 9):
-    context, logits = step(context, TOKENS[:, t : t + 1])
+    hidden, held = extend(
+      model, params, TOKENS[:, t : t + 1], held.length[:, None], cache=held
+    )
+    held = held._replace(length=held.length + 1)
+    logits = model.logits(params, hidden)
     np.testing.assert_allclose(logits[:, 0], want[:, t], atol=2e-5)
 
 
@@ -140,14 +138,13 @@ def test_segments_are_separate_sequences(built):
 def test_segments_may_share_a_prefix(built):
   model, params = built
   prefix, a, b = TOKENS[0, :4], TOKENS[0, 4:6], TOKENS[1, :3]
-  hidden, _ = hidden_of(
+  hidden = hidden_of(
     model,
     params,
     jnp.concatenate([prefix, a, b])[None],
     jnp.array([[0, 1, 2, 3, 4, 5, 4, 5, 6]]),
     jnp.array([[1] * 4 + [2] * 2 + [3] * 3]),
     jnp.array([[0] * 4 + [1] * 5]),
-    remat='none',
   )
   got = model.logits(params, hidden)[0]
   for part, rows in ((a, got[4:6]), (b, got[6:])):
@@ -156,30 +153,27 @@ def test_segments_may_share_a_prefix(built):
 
 
 def test_a_context_of_one_row_serves_all_rows(built):
-  """A prefix prefilled once, wider than it is long, then two rows."""
+  """Two prefixes prefilled once, in one row, then a row behind each."""
   model, params = built
-  tokens = TOKENS.at[1, :4].set(TOKENS[0, :4])
-  want = forward(model, params, tokens)
-
-  @jax.jit
-  def go_on(params, context):
-    positions = jnp.broadcast_to(jnp.arange(4, 9)[None], (2, 5))
-    hidden, _ = model.hidden(
-      params, tokens[:, 4:], positions, contexts=(context,)
-    )
-    return model.logits(params, hidden)
-
-  _, kv = hidden_of(model, params, tokens[:1, :4])
-  # What is beyond the length is not seen, whatever it is.
-  pad = ((0, 0),) * 3 + ((0, 2), (0, 0))
-  k, v = (jnp.pad(x, pad, constant_values=9.0) for x in kv)
-  one = cache.Context(k, v, jnp.array([4]))
-  both = cache.Context(
-    *(jnp.repeat(x, 2, 1) for x in (k, v)), jnp.array([4, 4])
+  want = forward(model, params, TOKENS)
+  params = model.unstacked(params)
+  # In front of them and behind is padding, which nobody sees.
+  number = jnp.array([[0] * 2 + [1] * 4 + [2] * 4 + [0]])
+  at = jnp.array([[0, 0, *range(4), *range(4), 0]])
+  pad = jnp.array([9])
+  row = jnp.concatenate([pad, pad, TOKENS[0, :4], TOKENS[1, :4], pad])[None]
+  _, layers = extend(model, params, row, at, number)
+  seen = number == jnp.array([[1], [2]])
+  positions = jnp.broadcast_to(jnp.arange(4, 9)[None], (2, 5))
+  hidden, _ = extend(
+    model,
+    params,
+    TOKENS[:, 4:],
+    positions,
+    contexts=(cache.Context(layers, at, seen),),
   )
-  got = go_on(params, one)
+  got = model.logits(params, hidden)
   np.testing.assert_allclose(got, want[:, 4:], atol=2e-5)
-  np.testing.assert_allclose(got, go_on(params, both), atol=1e-5)
 
 
 def test_padding_is_no_ones_prefix():
@@ -187,7 +181,7 @@ def test_padding_is_no_ones_prefix():
   model = Model(BASE)
   params = networks.random_params(model)
   tokens = jnp.concatenate([jnp.array([7, 7]), TOKENS[0, :5]])[None]
-  hidden, _ = hidden_of(
+  hidden = hidden_of(
     model,
     params,
     tokens,
@@ -195,7 +189,7 @@ def test_padding_is_no_ones_prefix():
     jnp.array([[0, 0, 1, 1, 1, 1, 1]]),
     jnp.zeros((1, 7), jnp.int32),
   )
-  want, _ = hidden_of(model, params, TOKENS[:1, :5])
+  want = hidden_of(model, params, TOKENS[:1, :5])
   np.testing.assert_allclose(hidden[:, 2:], want, atol=2e-5)
 
 
@@ -217,8 +211,8 @@ def test_a_window_is_so_many_tokens_wide(window):
 def test_gradients_are_f32_at_bf16_compute():
   model = Model(BASE, jnp.bfloat16)
   params = networks.random_params(model)
-  hidden, (k, _) = jax.eval_shape(model.hidden, params, TOKENS)
-  assert hidden.dtype == k.dtype == jnp.bfloat16
+  hidden = jax.eval_shape(model.hidden, params, TOKENS)
+  assert hidden.dtype == jnp.bfloat16
   gradient = jax.grad(lambda p: model.forward(p, TOKENS).mean())
   shapes = jax.eval_shape(gradient, params)
   dtypes = {x.dtype for x in jax.tree.leaves((params, shapes))}
@@ -230,9 +224,7 @@ def test_remat_changes_no_gradient():
   params = networks.random_params(model)
 
   def loss(params, remat):
-    hidden, kv = model.hidden(params, TOKENS, remat=remat)
-    assert kv is None
-    return jnp.sum(hidden**2)
+    return jnp.sum(model.hidden(params, TOKENS, remat=remat) ** 2)
 
   gradient = jax.jit(jax.grad(loss), static_argnums=1)
   want = gradient(params, 'none')

@@ -1,6 +1,5 @@
 """The engine equals the slow reference, whatever its shape."""
 
-import dataclasses
 import string
 
 import jax
@@ -65,6 +64,7 @@ def requests(num, samples=3, longest=30):
 def make(strings=STRINGS, **kwargs):
   shape = {
     'max_prompt_len': 30,
+    'max_new_tokens': 12,
     'num_slots': 4,
     'steps_per_call': 3,
     'prefill_tokens': 64,
@@ -72,7 +72,6 @@ def make(strings=STRINGS, **kwargs):
   return engine_lib.Engine(
     MODEL,
     stops_lib.build(TOKEN_BYTES, EOS, strings),
-    max_new_tokens=12,
     **shape | kwargs,
   )
 
@@ -119,7 +118,8 @@ def test_equals_the_reference(params, policy):
 @pytest.mark.parametrize(
   'shape',
   [
-    {'max_prefix_len': 9},
+    {'prefixes': [[1, 2, 3]]},
+    {'segment_len': 8},
     {'num_slots': 1},
     {'num_slots': 32},
     {'steps_per_call': 1},
@@ -145,18 +145,26 @@ def test_shared_prefixes_equal_the_reference(params):
       problem_id=f'p{i}',
       prompt_ids=[*prefix, *range(i, 2 * i + 1)],
       indices=range(2),
-      prefix_len=len(prefix),
     )
     for i, prefix in enumerate([a, b, a, [], b, a, []])
   ]
-  engine = make(max_prefix_len=5)
+  engine = make(prefixes=[b, a, [5]], segment_len=8)
   got = collect(engine, params, reqs, SAMPLED)
   assert engine.stats.shared == 3 * len(a) + 2 * len(b)
-  plain = [dataclasses.replace(r, prefix_len=0) for r in reqs]
-  want = collect(make(), params, plain, SAMPLED)
+  want = collect(make(), params, reqs, SAMPLED)
   assert got.keys() == want.keys()
   for key in want:
     assert_same(got[key], want[key])
+
+
+def test_a_prompt_that_is_a_prefix_keeps_its_last_token(params):
+  reqs = requests(1, longest=9)
+  ids = reqs[0].prompt_ids
+  engine = make(prefixes=[ids, ids[:-1]])
+  got = collect(engine, params, reqs, SAMPLED)
+  assert engine.stats.shared == len(ids) - 1
+  for key, rollout in collect(make(), params, reqs, SAMPLED).items():
+    assert_same(got[key], rollout)
 
 
 def test_samples_of_a_problem_differ_and_depend_on_every_part_of_the_key(
@@ -173,14 +181,32 @@ def test_samples_of_a_problem_differ_and_depend_on_every_part_of_the_key(
 
 
 def test_nothing_compiles_after_warm_up(params):
-  engine = make()
-  collect(engine, params, requests(6), SAMPLED)
-  programs = engine.num_programs
-  assert programs <= 2 * len(engine.buckets) + 2
+  engine = make(segment_len=8, prefixes=[[1, 2]])
+  engine.programs.compile()
+  collect(engine, params, requests(2), SAMPLED)
+  programs = len(engine.programs)
+  # Two per bucket, one per number of segments; prefix, unstacking, slots.
+  shape = engine.shape
+  assert programs == 2 * len(shape.buckets) + len(shape.segment_lens) + 3
   other = policies.Policy(temperature=0.3, top_k=80, top_p=0.5)
   collect(engine, params, requests(4, 7), other, max_new_tokens=5)
   collect(engine, params, requests(4, 1), policies.GREEDY)
-  assert engine.num_programs == programs
+  assert len(engine.programs) == programs
+
+
+def test_a_step_reads_only_the_segments_in_use(params):
+  """The number of segments follows the longest row, K steps ahead."""
+  engine = make((), segment_len=8)
+  assert engine.shape.segment_lens == (8, 8, 16, 32)
+  request = engine_lib.Request(
+    problem_id='p', prompt_ids=[1, 2, 3], indices=(0,)
+  )
+  collect(engine, params, [request], SAMPLED, max_new_tokens=12)
+  used = [size for kind, size in engine.programs.compiled if kind == 'decode']
+  assert sorted(used) in ([1], [1, 2])
+  collect(engine, params, requests(3, longest=31), SAMPLED)
+  used = [size for kind, size in engine.programs.compiled if kind == 'decode']
+  assert max(used) == 4
 
 
 def test_the_limit_is_kept(params):
@@ -202,7 +228,7 @@ def test_utilisation_is_counted(params):
   engine = make(())
   got = collect(engine, params, requests(8), SAMPLED)
   assert engine.stats.tokens == sum(len(r.token_ids) for r in got.values())
-  busy = engine.stats.tokens / (engine.stats.steps * engine.num_slots)
+  busy = engine.stats.tokens / (engine.stats.steps * engine.shape.num_slots)
   assert 0.7 < busy <= 1
 
 
@@ -216,6 +242,16 @@ def test_sharded_equals_one_device(params):
   )
   for key in want:
     assert_same(got[key], want[key])
+
+
+def test_int8_cache_is_close(params):
+  reqs = requests(6)
+  want = collect(make(()), params, reqs, policies.GREEDY)
+  got = collect(make((), kv_dtype='int8'), params, reqs, policies.GREEDY)
+  first = [abs(want[k].logprobs[0] - got[k].logprobs[0]) for k in want]
+  assert 0 < max(first) < 0.05
+  alike = sum(want[k].token_ids == got[k].token_ids for k in want)
+  assert alike > len(want) / 2
 
 
 def test_logprobs_are_of_the_untempered_policy(params):

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from restem_jax.models import cache
 from restem_jax.models.config import ModelConfig
 from restem_jax.models.transformer import Model
 from restem_jax.sampling import policies, slots as slots_lib, stops as stops_lib
@@ -23,30 +22,35 @@ MODEL = Model(CONFIG)
 
 def filled(num_slots, used, limit):
   """A state whose slots `used` have just been given a two-token prompt."""
-  state = slots_lib.empty(MODEL, num_slots, 8, 4, None)
-  params = MODEL.init(jax.random.key(0))
-  nothing = cache.empty(CONFIG, 1, 1, jnp.float32)
-  _, (k, v) = MODEL.hidden(params, jnp.array([[3]]))
+  state = slots_lib.empty(MODEL, num_slots, (4, 4), 4, jnp.float32)
+  params = MODEL.unstacked(MODEL.init(jax.random.key(0)))
+  none = jnp.full(1, -1), jnp.zeros(1, jnp.int32)
+  layers = slots_lib.prefill(MODEL, params, jnp.array([[3]]), *none, None)
   pad = num_slots - len(used)
+  zeros = jnp.zeros(num_slots, jnp.int32)
   fill = slots_lib.Fill(
     slots=jnp.array([*used, *[num_slots] * pad]),
-    rows=jnp.zeros(num_slots, jnp.int32),
-    length=jnp.ones(num_slots, jnp.int32),
-    last=jnp.full(num_slots, 5, jnp.int32),
+    rows=zeros,
+    prefix=zeros - 1,
+    start=zeros,
+    length=zeros + 1,
+    last=zeros + 5,
     words=jnp.zeros((num_slots, 2), jnp.uint32),
     index=jnp.arange(num_slots),
   )
   args = np.uint32(0), np.uint32(0), np.int32(limit)
-  return params, slots_lib.insert(state, nothing, k, v, fill, *args)
+  return params, slots_lib.insert(state, layers, fill, *args)
 
 
 def decode(params, state, num_steps):
   stops = stops_lib.build([b'x'] * 8)
-  return jax.jit(slots_lib.decode, static_argnums=(0, 1))(
+  return jax.jit(slots_lib.decode, static_argnums=(0, 1, 2))(
     MODEL,
     num_steps,
+    2,
     params,
     state,
+    None,
     policies.GREEDY.scalars(),
     (stops.is_eos, stops.table),
   )
@@ -58,7 +62,7 @@ def test_only_filled_slots_run():
   state, steps = decode(params, state, 2)
   assert int(steps) == 2
   assert state.count.tolist() == [2, 0, 2]
-  assert state.context.length.tolist() == [3, 0, 3]
+  assert state.cache.length.tolist() == [3, 0, 3]
   assert state.finish.tolist() == [0, 0, 0]
   np.testing.assert_array_equal(state.tokens[0], state.tokens[2])
   np.testing.assert_array_equal(state.tokens[1], 0)
