@@ -39,6 +39,7 @@ class Request:
   problem_id: str
   prompt_ids: Sequence[int]
   indices: Sequence[int]  # sample indices, e.g. range(N)
+  max_new_tokens: int | None = None  # if not the limit of `Engine.sample`
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,9 +58,23 @@ class Stats:
   """Counters of an engine's life."""
 
   steps: int = 0  # decode steps, each over all slots
-  tokens: int = 0  # tokens sampled; tokens / (steps * slots) = utilisation
+  tokens: int = 0  # tokens sampled
+  queued_steps: int = 0  # steps while a rollout waited for a slot
+  queued_tokens: int = 0  # tokens of these
   prefilled: int = 0  # prompt tokens prefilled, padding not counted
   shared: int = 0  # prompt tokens taken from a shared prefix instead
+
+  def add(self, steps: int, tokens: int, queue: object) -> None:
+    """Counts a decode call; `queue`: None if no rollout waited for a slot."""
+    self.steps += steps
+    self.tokens += tokens
+    if queue is not None:
+      self.queued_steps += steps
+      self.queued_tokens += tokens
+
+  def utilisation(self, num_slots: int) -> float:
+    """Share of the slots' steps that sampled a token, the tail left out."""
+    return self.queued_tokens / max(1, self.queued_steps * num_slots)
 
 
 class _Prefilled(NamedTuple):
@@ -153,47 +168,49 @@ class Engine:
     limit = (
       self.shape.max_new_tokens if max_new_tokens is None else max_new_tokens
     )
-    if not 0 < limit <= self.shape.max_new_tokens:
-      raise ValueError(
-        f'max_new_tokens={limit}: the engine was built for '
-        f'1..{self.shape.max_new_tokens}'
-      )
+    self._check_limit(limit)
     requests = iter(requests)
     if (first := next(requests, None)) is None:
       return
     requests = itertools.chain([first], requests)
     with self.programs.explained():
       params = self.programs.prepare(params)
-      draws = (seed, iteration, limit)
-      yield from self._sample(params, requests, policy, draws)
+      draws = (np.uint32(seed), np.uint32(iteration))
+      yield from self._sample(params, requests, policy, limit, draws)
 
-  def _sample(self, params, requests, policy, draws) -> Iterator[Rollout]:
+  def _sample(
+    self, params, requests, policy, limit: int, draws
+  ) -> Iterator[Rollout]:
     stops = self.programs.put((self.stops.is_eos, self.stops.table))
-    seed, iteration, limit = draws
-    draws = (np.uint32(seed), np.uint32(iteration), np.int32(limit))
     prefix = self._prefill_prefix(params)
     batches = self._prefill_batches(params, prefix, requests)
     batch: _Prefilled | None = next(batches)
     state = self.programs.empty_state()
     slots: list[tuple[Request, int] | None] = [None] * self.shape.num_slots
-    length = np.zeros(self.shape.num_slots, np.int64)  # tokens in the cache
+    # On the host: tokens in the cache and tokens sampled of each slot.
+    length, count = np.zeros((2, len(slots)), np.int64)
     while True:
       free = deque(b for b, slot in enumerate(slots) if slot is None)
       while free and batch is not None:
-        state = self._fill(state, batch, free, slots, length, draws)
+        fill, num = self._fill(batch, free, slots, limit)
+        length[fill.slots[:num]] = fill.length[:num]
+        count[fill.slots[:num]] = 0
+        args = (state, batch.layers, fill, *draws)
+        state = self.programs.run('insert', batch.bucket, *args)
         if not batch.waiting:
           batch = next(batches, None)
       busy = np.array([slot is not None for slot in slots])
       if not busy.any():
         return
-      reach = int(length[busy].max()) + self.shape.steps_per_call
+      segments = self._segments(length[busy].max() + self.shape.steps_per_call)
       args = (params, state, prefix, policy.scalars(), stops)
-      state, steps = self.programs.run('decode', self._segments(reach), *args)
-      active, finish, count = jax.device_get(
-        (state.active, state.finish, state.count)
+      state, steps = self.programs.run('decode', segments, *args)
+      active, finish, counted, steps = jax.device_get(
+        (state.active, state.finish, state.count, steps)
       )
-      self.stats.steps += int(steps)
-      length[busy] += int(steps)
+      self.stats.add(int(steps), int((counted - count)[busy].sum()), batch)
+      length[busy] += steps
+      count[busy] = counted[busy]
       done = np.flatnonzero(busy & ~active)
       if done.size:
         tokens, logprobs = jax.device_get((state.tokens, state.logprobs))
@@ -201,7 +218,6 @@ class Engine:
         slot = slots[b]
         assert slot is not None
         n = int(count[b])
-        self.stats.tokens += n
         slots[b] = None
         yield Rollout(
           problem_id=slot[0].problem_id,
@@ -217,23 +233,23 @@ class Engine:
     return min(int((ends < reach).sum()) + 1, len(ends))
 
   def _fill(
-    self, state, batch: _Prefilled, free, slots, length, draws
-  ) -> slots_lib.State:
-    """Puts waiting samples of a batch into free slots; one device call."""
+    self, batch: _Prefilled, free, slots, limit: int
+  ) -> tuple[slots_lib.Fill, int]:
+    """Gives waiting samples of a batch free slots: one call's worth of them."""
     fill = self.shape.no_fill()
-    for i in range(min(len(free), len(batch.waiting), len(fill.slots))):
+    num = min(len(free), len(batch.waiting), len(fill.slots))
+    for i in range(num):
       row, request, index = batch.waiting.popleft()
       slot = free.popleft()
       slots[slot] = (request, index)
       number, start = self._shared(request)
       fill.slots[i], fill.rows[i], fill.index[i] = slot, row, index
       fill.prefix[i], fill.start[i] = number, start
-      fill.length[i] = length[slot] = len(request.prompt_ids) - 1 - start
+      fill.length[i] = len(request.prompt_ids) - 1 - start
       fill.last[i] = request.prompt_ids[-1]
+      fill.limit[i] = request.max_new_tokens or limit
       fill.words[i] = policies.problem_words(request.problem_id)
-    return self.programs.run(
-      'insert', batch.bucket, state, batch.layers, fill, *draws
-    )
+    return fill, num
 
   def _prefill_batches(self, params, prefix, requests) -> Iterator[_Prefilled]:
     """Prefills prompts, several of one length bucket a call."""
@@ -262,7 +278,16 @@ class Engine:
         return number, len(prefix)
     return -1, 0
 
+  def _check_limit(self, limit: int) -> None:
+    if not 0 < limit <= self.shape.max_new_tokens:
+      raise ValueError(
+        f'max_new_tokens={limit}: the engine was built for '
+        f'1..{self.shape.max_new_tokens}'
+      )
+
   def _bucket(self, request: Request) -> int:
+    if request.max_new_tokens is not None:
+      self._check_limit(request.max_new_tokens)
     n = len(request.prompt_ids)
     if n == 0:
       raise ValueError(

@@ -142,7 +142,7 @@ class Programs:
     donate: tuple[int, ...] = ()
     axes, rows = _PROMPTS, shape.rows(size) if size else 1
     ints = lambda *dims: jax.ShapeDtypeStruct(dims, jnp.int32)
-    scalar, limit = np.uint32(0), np.int32(0)
+    scalar = np.uint32(0)
     if kind == 'prefix':
       fn = functools.partial(slots_lib.prefill_prefix, model)
       args = (self.params(), *[ints(1, shape.prefix_len)] * 3)
@@ -152,7 +152,7 @@ class Programs:
       args = (self.params(), *tokens, self._prefix())
     elif kind == 'insert':
       fn, donate, axes = slots_lib.insert, (0,), _SLOTS
-      fill = (shape.no_fill(), scalar, scalar, limit)
+      fill = (shape.no_fill(), scalar, scalar)
       args = (self._state(), self._prompts(rows, size), *fill)
     else:
       assert kind == 'decode', kind

@@ -55,6 +55,7 @@ class Fill(NamedTuple):
   start: Int[Array, ' R']  # tokens of the prefix
   length: Int[Array, ' R']  # tokens behind it, without the last
   last: Int[Array, ' R']
+  limit: Int[Array, ' R']
   words: Int[Array, 'R 2']  # problem id
   index: Int[Array, ' R']
 
@@ -153,7 +154,7 @@ def decode(
 
 
 def insert(
-  state: State, layers: tuple[cache.KV, ...], fill: Fill, seed, iteration, limit
+  state: State, layers: tuple[cache.KV, ...], fill: Fill, seed, iteration
 ) -> State:
   """Starts rollouts in slots, with prompts of a prefilled batch."""
   keys = policies.rollout_keys(seed, iteration, fill.words, fill.index)
@@ -170,7 +171,7 @@ def insert(
     keys=put(state.keys, keys),
     last=put(state.last, fill.last),
     count=put(state.count, zero),
-    limit=put(state.limit, zero + limit),
+    limit=put(state.limit, fill.limit),
     stop_state=put(state.stop_state, zero),
     active=put(state.active, zero == 0),
     finish=put(state.finish, zero),

@@ -76,6 +76,21 @@ def test_a_too_long_prompt_is_left_out_with_a_line(
   assert 'p1: left out, its prompt has' in caplog.text
 
 
+def test_a_too_long_prompt_may_be_truncated(problem_task, sampler, caplog):
+  long = problem(1, question='very ' * 40 + 'odd?')
+  task = make(problem_task, train=[long])
+  whole = task.prompt_ids([long], sampler.tokenizer)['p1']
+  task = dataclasses.replace(task, max_prompt_len=60, long_prompts='truncate')
+  ids = task.prompt_ids([long], sampler.tokenizer)['p1']
+  bos = sampler.tokenizer.encode('', bos=True)
+  assert list(ids[: len(bos)]) == bos
+  assert len(ids) == 60
+  assert ids[len(bos) :] == whole[len(bos) - 60 :]
+  assert 'p1: truncated, its prompt has' in caplog.text
+  with pytest.raises(ValueError, match=r'long_prompts.*skip or truncate'):
+    dataclasses.replace(task, long_prompts='cut')
+
+
 def test_human_solutions_have_the_prompts_of_samples(tmp_path, problem_task):
   row = {'question': 'four?', 'answer': '4', 'solution': 'it is 4'}
   path = tmp_path / 'human.jsonl'

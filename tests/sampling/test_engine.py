@@ -1,5 +1,6 @@
 """The engine equals the slow reference, whatever its shape."""
 
+import dataclasses
 import string
 
 import jax
@@ -224,12 +225,27 @@ def test_bad_prompts_are_named(params, ids, message):
     collect(make(), params, [request], SAMPLED)
 
 
+def test_a_request_may_have_a_limit_of_its_own(params):
+  a, b = requests(2)
+  a = dataclasses.replace(a, max_new_tokens=3)
+  got = collect(make(()), params, [a, b], SAMPLED, max_new_tokens=7)
+  for (problem_id, _), rollout in got.items():
+    if rollout.finish == 'length':
+      assert len(rollout.token_ids) == (3 if problem_id == 'p0' else 7)
+    assert len(rollout.token_ids) <= (3 if problem_id == 'p0' else 7)
+  with pytest.raises(ValueError, match='max_new_tokens=99'):
+    a = dataclasses.replace(a, max_new_tokens=99)
+    collect(make(()), params, [a], SAMPLED)
+
+
 def test_utilisation_is_counted(params):
   engine = make(())
   got = collect(engine, params, requests(8), SAMPLED)
-  assert engine.stats.tokens == sum(len(r.token_ids) for r in got.values())
-  busy = engine.stats.tokens / (engine.stats.steps * engine.shape.num_slots)
-  assert 0.7 < busy <= 1
+  stats = engine.stats
+  assert stats.tokens == sum(len(r.token_ids) for r in got.values())
+  assert 0 < stats.queued_steps < stats.steps
+  busy = stats.queued_tokens / (stats.queued_steps * engine.shape.num_slots)
+  assert 0.7 < busy == stats.utilisation(engine.shape.num_slots) <= 1
 
 
 def test_sharded_equals_one_device(params):

@@ -35,10 +35,11 @@ def filled(num_slots, used, limit):
     start=zeros,
     length=zeros + 1,
     last=zeros + 5,
+    limit=zeros + limit,
     words=jnp.zeros((num_slots, 2), jnp.uint32),
     index=jnp.arange(num_slots),
   )
-  args = np.uint32(0), np.uint32(0), np.int32(limit)
+  args = np.uint32(0), np.uint32(0)
   return params, slots_lib.insert(state, layers, fill, *args)
 
 
