@@ -11,7 +11,8 @@ are decided before the screen, in this process, without algebra; no model text
 gets near `eval` here or there.
 
 An answer that costs more than its limits is no wrong answer: its reason is
-'timeout' or 'oom', or 'error' when a worker died on it twice.
+'timeout' or 'oom', or 'error' with the verdict's `failure` set when a worker
+died on it twice or could not do the comparison.
 """
 
 import collections
@@ -40,7 +41,7 @@ from restem_jax.rewards import (
 _WORKER = 'restem_jax.rewards.math_worker'
 _NEEDS = ('math_verify', 'latex2sympy2_extended', 'sympy', 'antlr4')
 
-_Outcome = str  # one of records.REASONS
+_Outcome = str  # one of records.REASONS; of errors 'error: why'
 _Pending = concurrent.futures.Future[_Outcome]
 
 
@@ -51,6 +52,8 @@ class MathGrader:
   `equivalent` and for the memo, and symmetric by construction: both sides are
   spelled the same way, and then compared as a pair in sorted order.
   """
+
+  votes = True
 
   def __init__(
     self,
@@ -213,7 +216,7 @@ class MathGrader:
       outcome = _outcome(done.result())
       with self._lock:
         # A worker's own failure may not recur; a verdict or a limit does.
-        if outcome != 'error':
+        if not outcome.startswith('error'):
           self._memo.put(key, outcome)
         del self._running[key]
       pending.set_result(outcome)
@@ -254,7 +257,8 @@ class _Item:
     return isinstance(self.outcome, str) or self.outcome.done()
 
   def verdict(self) -> Verdict:
-    return base.verdict(_result(self.outcome), self.answer)
+    reason, _, failure = _result(self.outcome).partition(': ')
+    return base.verdict(reason, self.answer, failure)
 
 
 def _canonical(answer: str) -> str:
@@ -289,6 +293,8 @@ def _undefined(leaf: str) -> bool:
 def _outcome(reply: pool_lib.Reply) -> _Outcome:
   if reply.status == 'ok':
     return 'correct' if reply.value is True else 'wrong'
+  if reply.status == 'error':
+    return f'error: {reply.detail or "no detail"}'
   return reply.status
 
 
