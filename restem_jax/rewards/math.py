@@ -1,7 +1,7 @@
 r"""Grades final answers against gold by mathematical equivalence.
 
 In: (problem, completion text); out: verdicts, in order. What is *not* here:
-where the answer stands in the text (`extraction`), spelling (`normalize`),
+where the answer stands in the text (`extraction`), spelling (`normalize`, `units`),
 structure and exact values (`answers`, `equivalence`, `rational`), algebra (`symbolic`, which
 runs in worker processes only: `math_worker`, `pool`).
 
@@ -36,6 +36,7 @@ from restem_jax.rewards import (
   pool as pool_lib,
   rational,
   screen,
+  units,
 )
 
 _WORKER = 'restem_jax.rewards.math_worker'
@@ -139,6 +140,8 @@ class MathGrader:
 
   def equivalent(self, a: str, b: str) -> bool:
     """Whether two extracted answers are the same; open cases are not."""
+    if units.differ(a, b):
+      return False
     outcome = self._judge(_canonical(a), _canonical(b))
     return _result(outcome) == 'correct'
 
@@ -166,6 +169,8 @@ class MathGrader:
     answer = self._extract(completion)
     if answer is None or not (pred := _canonical(answer)):
       return _Item(answer='', outcome='no_answer')
+    if units.differ(gold, answer):
+      return _Item(answer=answer, outcome='wrong')
     gold = _canonical(gold)
     if self._require_evaluated and not _evaluated(gold, pred):
       return _Item(answer=answer, outcome='wrong')
