@@ -25,8 +25,8 @@ _FAILED = 1
 def prepare() -> None:
   """What all programs have alike: done once, before the first fork.
 
-  `random` is imported without its hook that seeds anew in every child (0.1 ms
-  of the 3 that a program costs): forks are to draw alike, so that the verdict
+  `random` is imported without its hook that seeds anew in every child (under
+  0.1 ms of the 3 that a program costs): forks are to draw alike, so that the verdict
   on a program is reproducible.
   """
   assert 'random' not in sys.modules, 'its hook would seed every child anew'
