@@ -26,8 +26,8 @@ def prepare() -> None:
   """What all programs have alike: done once, before the first fork.
 
   `random` is imported without its hook that seeds anew in every child (under
-  0.1 ms of the 3 that a program costs): forks are to draw alike, so that the verdict
-  on a program is reproducible.
+  0.1 ms of the 3 that a program costs): forks are to draw alike, so that the
+  verdict on a program is reproducible.
   """
   assert 'random' not in sys.modules, 'its hook would seed every child anew'
   register, os.register_at_fork = os.register_at_fork, lambda **_: None
