@@ -32,6 +32,9 @@ REASONS = (
   'error',
   'truncated',
 )
+# Where verdicts are counted, those that a grader failed to give are apart from
+# 'error', which is a program's own.
+GRADER_ERROR = 'grader_error'
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,6 +73,14 @@ class Verdict:
   reward: float  # 0.0 or 1.0
   reason: str  # one of REASONS
   answer: str = ''  # what was extracted; '' when nothing was
+  # Why the *grader* failed, '' when it did not. If it did, the reason is
+  # 'error', the reward 0, and neither says anything of the completion.
+  failure: str = ''
+
+  @property
+  def counted_as(self) -> str:
+    """The key under which reports count it: the reason or GRADER_ERROR."""
+    return GRADER_ERROR if self.failure else self.reason
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,6 +102,26 @@ class Example:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class SampledReport:
+  """What N samples of each problem say of a policy.
+
+  A problem that could not be sampled (too long) counts as not solved.
+  """
+
+  num_samples: int  # N per problem
+  temperature: float
+  top_k: int  # 0: all
+  top_p: float
+  pass_at: Mapping[str, float]  # k -> unbiased pass@k, mean over problems
+  # k -> accuracy of the vote among the first k samples; None where answers
+  # can't be put to a vote (programs), which is not the same as 0.
+  maj_at: Mapping[str, float] | None
+  reasons: Mapping[str, int]  # Verdict.counted_as -> samples
+  num_timeouts: int  # of `reasons`, even if 0
+  num_grader_errors: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class EvalReport:
   """Accuracy of one policy on one task and split, over all its problems."""
 
@@ -100,7 +131,11 @@ class EvalReport:
   num_correct: int
   accuracy: float  # num_correct / num_problems
   interval: tuple[float, float]  # 95 %, Wilson score
-  reasons: Mapping[str, int]  # REASONS -> count
+  # Verdict.counted_as -> count; 'left_out': the prompt was too long to sample.
+  reasons: Mapping[str, int]
+  num_timeouts: int = 0  # of `reasons`, even if 0
+  num_grader_errors: int = 0
+  sampled: SampledReport | None = None  # None: greedy only
 
 
 R = TypeVar('R', Problem, Sample, Verdict, Example, EvalReport)
@@ -118,6 +153,8 @@ def from_dict(kind: type[R], row: Mapping[str, Any]) -> R:
   values: dict[str, Any] = {
     k: tuple(v) if isinstance(v, list) else v for k, v in row.items()
   }
+  if kind is EvalReport and values.get('sampled') is not None:
+    values['sampled'] = SampledReport(**values['sampled'])
   return kind(**values)
 
 

@@ -35,8 +35,27 @@ REPORT = records.EvalReport(
 )
 
 
+SAMPLED = dataclasses.replace(
+  REPORT,
+  num_grader_errors=2,
+  sampled=records.SampledReport(
+    num_samples=4,
+    temperature=1.0,
+    top_k=0,
+    top_p=0.95,
+    pass_at={'1': 0.25, '4': 0.5},
+    maj_at=None,
+    reasons={'correct': 4, 'grader_error': 12},
+    num_timeouts=0,
+    num_grader_errors=12,
+  ),
+)
+
+
 @pytest.mark.parametrize(
-  'record', [PROBLEM, SAMPLE, VERDICT, EXAMPLE, REPORT], ids=lambda r: type(r)
+  'record',
+  [PROBLEM, SAMPLE, VERDICT, EXAMPLE, REPORT, SAMPLED],
+  ids=lambda r: type(r),
 )
 def test_round_trip(record):
   line = records.to_json(record)
@@ -46,7 +65,7 @@ def test_round_trip(record):
 
 def test_json_is_compact_in_field_order():
   assert records.to_json(VERDICT) == (
-    '{"reward":1.0,"reason":"correct","answer":"7"}'
+    '{"reward":1.0,"reason":"correct","answer":"7","failure":""}'
   )
   scored = records.Scored(sample=SAMPLE, verdict=VERDICT)
   assert list(json.loads(records.to_json(scored))) == ['sample', 'verdict']
@@ -95,3 +114,13 @@ def test_any_text_survives(question, answer):
   problem = records.Problem(id='x', question=question, answer=answer)
   row = json.loads(records.to_json(problem))
   assert records.from_dict(records.Problem, row) == problem
+
+
+def test_a_graders_failure_is_counted_apart():
+  failed = records.Verdict(reward=0.0, reason='error', failure='infra: gone')
+  raised = records.Verdict(reward=0.0, reason='error')
+  assert failed.counted_as == records.GRADER_ERROR
+  assert (raised.counted_as, VERDICT.counted_as) == ('error', 'correct')
+  # Verdicts of older runs have no such field.
+  row = {'reward': 0.0, 'reason': 'error', 'answer': ''}
+  assert records.from_dict(records.Verdict, row) == raised

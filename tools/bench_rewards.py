@@ -10,6 +10,7 @@ Figures (wall time unless said; start-up of the workers is left out):
   answers_per_cpu_s_hostile  on a machine with other load, twice this is the
                            rate that two idle cores would give
   programs_per_s, ...      of code rewards: see bench_programs.py
+  overlap, overlap_hidden  of scoring beside sampling: see bench_overlap.py
 
 The stream is made here, by seed: 1000 problems times 20 samples of about
 1.2 kB, golds 62 % integers, 12 % fractions, the rest decimals, radicals,
@@ -28,6 +29,7 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
+import bench_overlap
 import bench_programs
 
 from restem_jax.records import Problem
@@ -222,7 +224,10 @@ _RUNS: tuple[tuple[tuple[str, ...], Callable[[int], Iterator]], ...] = (
     ('answers_per_s_hostile', 'answers_per_cpu_s_hostile'),
     lambda seed: _answers(seed, hostile=True),
   ),
-  *((names, lambda _, run=run: run()) for names, run in bench_programs.RUNS),
+  *(
+    (names, lambda _, run=run: run())
+    for names, run in (*bench_programs.RUNS, *bench_overlap.RUNS)
+  ),
 )
 
 

@@ -2,34 +2,53 @@
 
 In: problems, the policy's parameters. Out: samples and verdicts of every
 problem (the same shards as the E-step's) and `report.json`. What is *not*
-here: training, pass@k.
+here: training, votes (`sampled`).
 
-Greedy by default, as the paper evaluates (arXiv 2312.06585 §5, figure 2).
+Greedy by default, as the paper evaluates (arXiv 2312.06585 §5, figure 2); with
+a `SampledEvaluation` also pass@k and maj@k, from samples in a folder below.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
+import functools
 import json
+import logging
 
 from etils import epath
 
 from restem_jax import shards
-from restem_jax.em import generate, score, statistics
+from restem_jax.em import generate, sampled as sampled_lib, score, statistics
 from restem_jax.em.generate import ParamsFn, Sampler
+from restem_jax.em.sampled import SampledEvaluation
 from restem_jax.models.transformer import Params
-from restem_jax.records import EvalReport, from_dict, Problem, Verdict
-from restem_jax.sampling.policies import GREEDY
+from restem_jax.records import (
+  EvalReport,
+  from_dict,
+  GRADER_ERROR,
+  Problem,
+  SampledReport,
+  Verdict,
+)
+from restem_jax.sampling.policies import GREEDY, Policy
+
+_log = logging.getLogger(__name__)
+
+GREEDY_ONLY = SampledEvaluation()
 
 
 def report(
-  task: str, split: str, verdicts: Iterable[Verdict], num_problems: int
+  task: str,
+  split: str,
+  verdicts: Iterable[Verdict],
+  num_problems: int,
+  sampled: SampledReport | None = None,
 ) -> EvalReport:
   """Sums verdicts up. A problem without a verdict (too long) counts wrong."""
-  reasons = Counter(v.reason for v in verdicts)
+  reasons = Counter(v.counted_as for v in verdicts)
   num_correct = reasons['correct']
   if (left_out := num_problems - reasons.total()) > 0:
-    reasons['error'] += left_out
+    reasons['left_out'] = left_out
   return EvalReport(
     task=task,
     split=split,
@@ -38,6 +57,9 @@ def report(
     accuracy=num_correct / max(1, num_problems),
     interval=statistics.wilson_interval(num_correct, num_problems),
     reasons=dict(sorted(reasons.items())),
+    num_timeouts=reasons['timeout'],
+    num_grader_errors=reasons[GRADER_ERROR],
+    sampled=sampled,
   )
 
 
@@ -52,83 +74,133 @@ def evaluate(
   iteration: int,
   what: str,
   log_samples: int = 0,
+  sampled: SampledEvaluation = GREEDY_ONLY,
 ) -> dict[str, EvalReport]:
   """Greedy accuracy, in all and by the task that each problem names.
 
   Args:
-    directory: gets the shards and `report.json`; if the report is there, it
-      is read and nothing else happens.
+    directory: gets the shards and `report.json`; if the report is there and
+      holds what is asked for, it is read and nothing else happens.
     split: for the report.
     problems: of one task.
     sampler: prompts and engine of that task.
     params_fn: gives the policy's parameters; called only if needed.
-    seed: recorded with the samples; greedy decoding draws nothing.
+    seed: of the draws, recorded with the samples; greedy decoding has none.
     iteration: whose policy it is; 0 is the base model.
     what: names the work in logs and progress bars.
     log_samples: so many right and wrong answers are logged.
+    sampled: whether and how to sample, too.
 
   Returns:
     The task's name, and if its problems name several tasks each of those,
     -> report.
   """
   path = directory / 'report.json'
-  if not path.exists():
-    shards.clean(directory)
-    grader = sampler.task.grader
-    with score.in_background(directory, problems, grader) as written:
-      generate.generate(
-        directory,
-        problems,
-        sampler,
-        params_fn,
-        GREEDY,
-        num_samples=1,
-        seed=seed,
-        iteration=iteration,
-        what=what,
-        written=written,
-      )
-    num_shards = len(
-      generate.chunks(problems, sampler.sampling.problems_per_shard)
+  wanted = sampled if split in sampled.splits else GREEDY_ONLY
+  if not _holds(path, wanted):
+    draw = functools.partial(
+      _verdicts,
+      problems=problems,
+      sampler=sampler,
+      params_fn=params_fn,
+      seed=seed,
+      iteration=iteration,
+      what=what,
     )
-    score.score(
-      directory,
-      problems,
-      num_shards,
-      grader,
-      f'{what}: score',
-      log_samples,
-    )
-    verdicts = {
-      s.sample.problem_id: s.verdict
-      for s in score.read_scored(directory, num_shards)
-    }
-    reports = _by_task(sampler.task.name, split, problems, verdicts)
+    greedy = draw(directory, GREEDY, 1, log_samples=log_samples)
+    tallies = None
+    if wanted.num_samples:
+      many = draw(directory / wanted.folder, wanted.policy, wanted.num_samples)
+      tallies = {
+        p.id: sampled_lib.tally(many.get(p.id, ()), wanted, sampler.task.grader)
+        for p in problems
+      }
+    reports = {}
+    for task, ids in _by_task(sampler.task.name, problems).items():
+      summed = None
+      if tallies is not None:
+        summed = sampled_lib.report((tallies[i] for i in ids), wanted)
+      verdicts = (v for i in ids for v in greedy.get(i, ()))
+      reports[task] = report(task, split, verdicts, len(ids), summed)
     rows = {name: dataclasses.asdict(r) for name, r in reports.items()}
     shards.write_atomic(path, json.dumps(rows, indent=1) + '\n')
+  return _read(path)
+
+
+def _read(path: epath.Path) -> dict[str, EvalReport]:
   return {
     name: from_dict(EvalReport, row)
     for name, row in json.loads(path.read_text()).items()
   }
 
 
-def _by_task(
-  name: str,
-  split: str,
+def _holds(path: epath.Path, wanted: SampledEvaluation) -> bool:
+  """Whether a report is there, with these samples if any are wanted."""
+  if not path.exists():
+    return False
+  if not wanted.num_samples:
+    return True
+  nothing = sampled_lib.report([], wanted)
+  return all(
+    r.sampled is not None
+    and r.sampled.pass_at.keys() == nothing.pass_at.keys()
+    and all(
+      getattr(r.sampled, name) == getattr(nothing, name)
+      for name in ('num_samples', 'temperature', 'top_k', 'top_p')
+    )
+    for r in _read(path).values()
+  )
+
+
+def _verdicts(
+  directory: epath.Path,
+  policy: Policy,
+  num_samples: int,
+  *,
   problems: Sequence[Problem],
-  verdicts: Mapping[str, Verdict],
-) -> dict[str, EvalReport]:
-  groups: dict[str, list[str]] = {name: [p.id for p in problems]}
+  sampler: Sampler,
+  params_fn: ParamsFn,
+  seed: int,
+  iteration: int,
+  what: str,
+  log_samples: int = 0,
+) -> Mapping[str, Sequence[Verdict]]:
+  """Samples and grades what is not on disk; verdicts by problem and index."""
+  shards.clean(directory)
+  grader = sampler.task.grader
+  with score.in_background(directory, problems, grader) as written:
+    generate.generate(
+      directory,
+      problems,
+      sampler,
+      params_fn,
+      policy,
+      num_samples=num_samples,
+      seed=seed,
+      iteration=iteration,
+      what=what,
+      written=written,
+    )
+  num_shards = len(
+    generate.chunks(problems, sampler.sampling.problems_per_shard)
+  )
+  score.score(
+    directory, problems, num_shards, grader, f'{what}: score', log_samples
+  )
+  out: dict[str, list[Verdict]] = {}
+  for s in score.read_scored(directory, num_shards):  # in order of the index
+    out.setdefault(s.sample.problem_id, []).append(s.verdict)
+  return out
+
+
+def _by_task(name: str, problems: Sequence[Problem]) -> dict[str, list[str]]:
+  """Ids of all problems, and if they name several tasks of each of those."""
+  groups = {name: [p.id for p in problems]}
   tasks = sorted({p.task for p in problems if p.task} - {name})
   if len(tasks) > 1:
     for task in tasks:
       groups[task] = [p.id for p in problems if p.task == task]
-  return {
-    task: report(
-      task, split, (verdicts[i] for i in ids if i in verdicts), len(ids)
-    )
-    for task, ids in groups.items()
-  }
+  return groups
 
 
 def reward(
@@ -144,5 +216,11 @@ def reward(
     params, problems, GREEDY, num_samples=1, seed=seed, iteration=iteration
   )
   by_id = {p.id: p for p in problems}
-  verdicts = score.grade(list(samples), by_id, sampler.task.grader)
+  verdicts = list(score.grade(list(samples), by_id, sampler.task.grader))
+  if failures := [v.failure for v in verdicts if v.failure]:
+    _log.warning(
+      'validation reward: the grader failed on %d of %d answers, which count 0 '
+      '(%s)',
+      *(len(failures), len(verdicts), failures[0]),
+    )
   return sum(v.reward for v in verdicts) / max(1, len(problems))

@@ -33,6 +33,7 @@ from restem_jax.em import (
 )
 from restem_jax.em.generate import Sampler, Sampling
 from restem_jax.em.policy import Policies
+from restem_jax.em.sampled import SampledEvaluation
 from restem_jax.em.task import Task
 from restem_jax.models.transformer import Params
 from restem_jax.records import EvalReport
@@ -64,6 +65,7 @@ class System:
       master weights are f32 always.
     checkpoint: what `evaluate` looks at: a step's folder or the folder above
       it; None for the base model and every iteration.
+    sampled: pass@k and maj@k in evaluations; by default greedy only.
     log_samples: right and wrong answers that are logged per stage.
     config_text: the configuration, by `main`.
     versions: of libraries and code, by `main`.
@@ -82,6 +84,7 @@ class System:
   seed: int = 0
   dtype: str = 'auto'
   checkpoint: str | None = None
+  sampled: SampledEvaluation = SampledEvaluation()
   log_samples: int = 2
   config_text: str = ''
   versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -286,9 +289,10 @@ class Run:
         )
     _log.info(
       'iteration %d: select: %d of %d problems solved, %d of %d samples right, '
-      '%d kept; dropped: %s',
+      '%d kept; dropped: %s; %d timeouts, %d grader errors',
       *(iteration, chosen.num_solved, chosen.num_problems, chosen.num_right),
       *(chosen.num_samples, chosen.num_kept, dict(chosen.dropped)),
+      *(chosen.num_timeouts, chosen.num_grader_errors),
     )
     if not chosen.num_kept:
       _log.warning(
@@ -367,6 +371,7 @@ class Run:
           iteration=iteration,
           what=f'{what} {task.name} {split}',
           log_samples=self.system.log_samples if split == 'test' else 0,
+          sampled=self.system.sampled,
         )
         reports |= {f'{name}/{split}': r for name, r in found.items()}
     return reports

@@ -17,9 +17,15 @@ _log = logging.getLogger(__name__)
 
 _VERSION = '# version: '
 _FINGERPRINT = '# fingerprint: '
-# More iterations may be asked for later, and the engine's shape changes no
-# contract; everything else decides what the files hold.
+# More iterations may be asked for later; everything else decides what the
+# files hold.
 _FREE = ('NUM_ITERATIONS', 'LOG_SAMPLES')
+# So may more samples in evaluations: each setting's lie in a folder of its own.
+_ADDED = (
+  'from restem_jax.em import sampled',
+  'loop.System.sampled = ',
+  'sampled.SampledEvaluation.',
+)
 
 
 def _identity(text: str) -> list[str]:
@@ -30,6 +36,7 @@ def _identity(text: str) -> list[str]:
     if line
     and (not line.startswith('#') or line.startswith(_FINGERPRINT))
     and line.split(' = ')[0] not in _FREE
+    and not line.startswith(_ADDED)
   ]
 
 

@@ -20,7 +20,7 @@ from etils import epath
 
 from restem_jax import shards
 from restem_jax.data import examples as examples_lib
-from restem_jax.records import Example, Sample, Scored
+from restem_jax.records import Example, GRADER_ERROR, Sample, Scored
 
 _log = logging.getLogger(__name__)
 
@@ -67,9 +67,12 @@ class Summary:
   num_kept: int  # examples
   coverage: float  # num_solved / num_problems
   tokens: int  # target tokens of the examples
-  dropped: Mapping[str, int]  # why -> samples: the reasons of verdicts,
-  # 'duplicate', 'over max_per_problem', 'over max_problems'
+  # Why -> samples: Verdict.counted_as, 'duplicate', 'over max_per_problem',
+  # 'over max_problems'.
+  dropped: Mapping[str, int]
   kept: Mapping[str, int]  # problem id -> examples
+  num_timeouts: int = 0  # of `dropped`, even if 0
+  num_grader_errors: int = 0  # as num_timeouts; they say nothing of a sample
 
 
 def normalised(text: str) -> str:
@@ -95,7 +98,7 @@ def choose(
     problems.add(s.sample.problem_id)
     totals['samples'] += 1
     if s.verdict.reward != 1.0:
-      dropped[s.verdict.reason] += 1
+      dropped[s.verdict.counted_as] += 1
       continue
     totals['right'] += 1
     right.setdefault(s.sample.problem_id, []).append(s.sample)
@@ -184,6 +187,8 @@ def select(
     tokens=sum(len(e.target_ids) for e in examples),
     dropped={k: n for k, n in sorted(dropped.items()) if n},
     kept={problem_id: len(samples) for problem_id, samples in kept.items()},
+    num_timeouts=dropped['timeout'],
+    num_grader_errors=dropped[GRADER_ERROR],
   )
   if examples:
     examples_lib.write_examples(file, examples)

@@ -6,6 +6,7 @@ console. What is *not* here: figures, the HTML page (`report/`).
 
 from collections.abc import Iterator, Mapping
 import contextlib
+import dataclasses
 import json
 import sys
 import time
@@ -35,6 +36,18 @@ def timed(directory: epath.Path, iteration: int, stage: str) -> Iterator[None]:
     file.write(json.dumps(row) + '\n')
 
 
+_FIELDS = (
+  'accuracy',
+  'interval',
+  'num_correct',
+  'num_problems',
+  'num_timeouts',
+  'num_grader_errors',
+  'reasons',
+  'sampled',
+)
+
+
 def _seconds(directory: epath.Path) -> dict[int, dict[str, float]]:
   """Iteration -> stage -> seconds, summed over restarts."""
   out: dict[int, dict[str, float]] = {}
@@ -58,8 +71,9 @@ def rows(directory: epath.Path) -> list[dict[str, Any]]:
       for name, report in json.loads(path.read_text()).items():
         row['accuracy'][f'{name}/{report["split"]}'] = {
           k: report[k]
-          for k in ('accuracy', 'interval', 'num_correct', 'num_problems')
-        } | {'reasons': report['reasons']}
+          for k in _FIELDS
+          if k in report  # an older run's lacks some
+        }
     if (path := folder / 'dataset' / 'select.json').exists():
       selected = json.loads(path.read_text())
       row |= {k: v for k, v in selected.items() if k != 'kept'}
@@ -86,27 +100,62 @@ def _percent(accuracy: Mapping[str, Any] | None) -> str:
   return f'{accuracy["accuracy"]:.3f} [{low:.3f}, {high:.3f}]'
 
 
+def _at(name: str, values: Mapping[str, float] | None) -> str:
+  """`maj@8 0.512` of the largest k; '-' where there is no such figure."""
+  if values is None:
+    return f'{name} -'
+  k = max(values, key=int)
+  return f'{name}@{k} {values[k]:.3f}'
+
+
+def _sampled(found: Mapping[str, Any] | None) -> str:
+  if not found:
+    return '-'
+  return f'{_at("pass", found["pass_at"])}, {_at("maj", found["maj_at"])}'
+
+
+def _failed(row: Mapping[str, Any]) -> str:
+  """Timeouts and grader errors of an iteration: samples and evaluations."""
+  counts = [row, *row['accuracy'].values()]
+  counts += [a['sampled'] for a in row['accuracy'].values() if a.get('sampled')]
+  return ' / '.join(
+    str(sum(c.get(name, 0) for c in counts))
+    for name in ('num_timeouts', 'num_grader_errors')
+  )
+
+
 def print_table(directory: epath.Path, task: str) -> None:
-  """Prints iteration, accuracy, validation reward, coverage, examples."""
+  """Prints iteration, accuracy, validation reward, coverage, examples.
+
+  Also timeouts and grader errors, and where there are samples of an
+  evaluation, pass@k and maj@k of the largest k.
+  """
   found = rows(directory)
   tests = sorted({k for row in found for k in row['accuracy']})
   tests = [k for k in tests if k.endswith('/test')]
   tests.sort(key=lambda k: k != f'{task}/test')
   table = rich_table.Table(title=str(directory))
   names = ['iteration', f'{task} test accuracy [95 %]', 'validation reward']
-  names += ['coverage', 'examples', 'minutes']
+  names += ['coverage', 'examples', 'minutes', 'timeouts / grader errors']
+  many = any(
+    a.get('sampled') for row in found for a in row['accuracy'].values()
+  )
+  names += ['sampled'] * many
   for name in names + [k.removesuffix('/test') for k in tests[1:]]:
     table.add_column(name, justify='right', overflow='fold')
   for row in found:
     validation = row['accuracy'].get(f'{task}/validation', {}).get('accuracy')
     coverage = row.get('coverage')
+    tested = row['accuracy'].get(tests[0] if tests else '')
     table.add_row(
       str(row['iteration']) if row['iteration'] else '0 (base)',
-      _percent(row['accuracy'].get(tests[0] if tests else '')),
+      _percent(tested),
       '-' if validation is None else f'{validation:.3f}',
       '-' if coverage is None else f'{coverage:.3f}',
       str(row.get('num_kept', '-')),
       f'{sum(row["seconds"].values()) / 60:.1f}',
+      _failed(row),
+      *[_sampled((tested or {}).get('sampled'))] * many,
       *(_percent(row['accuracy'].get(k)) for k in tests[1:]),
     )
   _print(table)
@@ -114,22 +163,29 @@ def print_table(directory: epath.Path, task: str) -> None:
 
 def _print(table: rich_table.Table) -> None:
   """To stdout; wide enough for its rows where stdout is no terminal."""
-  width = None if sys.stdout.isatty() else 140
+  width = None if sys.stdout.isatty() else 160
   rich_console.Console(file=sys.stdout, width=width).print(table)
 
 
 def print_reports(title: str, reports: Mapping[str, EvalReport]) -> None:
   """Prints the accuracy of one policy, a row per task and split."""
   table = rich_table.Table(title=title)
-  for name in ('task', 'accuracy [95 %]', 'right', 'problems', 'reasons'):
+  names = ['task', 'accuracy [95 %]', 'right', 'problems', 'reasons']
+  names.append('timeouts / grader errors')
+  many = any(r.sampled for r in reports.values())
+  for name in names + ['sampled'] * many:
     table.add_column(name, overflow='fold')
   for name, report in reports.items():
     low, high = report.interval
+    sampled = dataclasses.asdict(report.sampled) if report.sampled else None
+    row = {'accuracy': {name: dataclasses.asdict(report)}}
     table.add_row(
       name,
       f'{report.accuracy:.3f} [{low:.3f}, {high:.3f}]',
       str(report.num_correct),
       str(report.num_problems),
       ', '.join(f'{k} {v}' for k, v in report.reasons.items()),
+      _failed(row),
+      *[_sampled(sampled)] * many,
     )
   _print(table)

@@ -119,8 +119,9 @@ def _parse(text: str, depth: int) -> Node:
   if len(parts) > 1 and all(parts):
     items = tuple(_parse(p, down) for p in parts)
     return Node(kind='tuple', text=text, items=items, form=':')
-  if text.count('\\pm') == 1 and '\\mp' not in text:
-    signs = [text.replace('\\pm', s).removeprefix('+') for s in '+-']
+  if text.count('\\pm') + text.count('\\mp') == 1:
+    sign = '\\pm' if '\\pm' in text else '\\mp'
+    signs = [text.replace(sign, s).removeprefix('+') for s in '+-']
     return _list(text, [_parse(s, down) for s in signs])
   return leaf(text)
 

@@ -15,15 +15,22 @@ from restem_jax.records import Problem, REASONS, Verdict
 
 
 class Grader(Protocol):
-  """Judges completions against the problems' gold answers or tests."""
+  """Judges completions against the problems' gold answers or tests.
+
+  Attributes:
+    votes: whether answers can be put to a majority vote (`equivalent`);
+      programs can't: equal programs are not equal answers.
+  """
+
+  votes: bool
 
   def grade(self, pairs: Iterable[tuple[Problem, str]]) -> Iterator[Verdict]:
     """Yields one verdict per (problem, completion text), in order.
 
     Streaming: pairs are drawn as results are drawn, with a bounded number in
     flight, so `pairs` may be endless and may be produced while grading runs.
-    A grader that fails on a pair says so in the reason ('timeout', 'oom',
-    'error'); it never raises for what a model wrote.
+    A limit that was hit is in the reason ('timeout', 'oom'); where the grader
+    itself failed, `failure` says why. It never raises for what a model wrote.
     """
     ...
 
@@ -50,11 +57,18 @@ class Grader(Protocol):
     ...
 
 
-def verdict(reason: str, answer: str = '') -> Verdict:
-  """The verdict for a reason: reward 1.0 for 'correct', else 0.0."""
+def verdict(reason: str, answer: str = '', failure: str = '') -> Verdict:
+  """The verdict for a reason: reward 1.0 for 'correct', else 0.0.
+
+  `failure`: why the grader, not the completion, failed: only with 'error'.
+  """
   assert reason in REASONS, reason
+  assert not failure or reason == 'error', reason
   return Verdict(
-    reward=float(reason == 'correct'), reason=reason, answer=answer
+    reward=float(reason == 'correct'),
+    reason=reason,
+    answer=answer,
+    failure=failure,
   )
 
 

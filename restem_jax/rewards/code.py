@@ -55,6 +55,7 @@ _REASONS = {
   'broken': 'error',
   'infra': 'error',
 }
+_FAILURES = ('broken', 'infra')  # the grader's, not the program's
 _REMEMBERED = 4096  # verdicts, suites
 
 _Future = concurrent.futures.Future[suite_lib.Outcome]
@@ -62,6 +63,8 @@ _Future = concurrent.futures.Future[suite_lib.Outcome]
 
 class CodeGrader:
   """Judges the program of a completion. See `base.Grader`."""
+
+  votes = False
 
   def __init__(
     self,
@@ -112,7 +115,8 @@ class CodeGrader:
 
     Equal programs for one problem run once. 'error' is a program that
     raised, crashed or does not compile, and also one that could not be judged;
-    the latter are counted apart: `counts()['infra']` and `['broken']`.
+    the latter's `failure` begins with 'infra' (the sandbox's fault) or
+    'broken' (the tests').
 
     Raises:
       ValueError: for a problem whose meta holds no tests as described above.
@@ -216,7 +220,7 @@ class CodeGrader:
     limits: suite_lib.Limits,
   ) -> suite_lib.Outcome:
     outcome = self._engine.judge(program, suite, limits)
-    if outcome.status in ('infra', 'broken'):
+    if outcome.status in _FAILURES:
       logging.warning(
         'problem %s: %s: %s', key[0], outcome.status, outcome.detail
       )
@@ -229,7 +233,11 @@ class CodeGrader:
   def _verdict(self, program: str, future: _Future | None) -> Verdict:
     if future is None:
       return base.verdict('no_answer')
-    return base.verdict(_REASONS[future.result().status], program)
+    outcome = future.result()
+    failure = ''
+    if outcome.status in _FAILURES:
+      failure = f'{outcome.status}: {outcome.detail}'
+    return base.verdict(_REASONS[outcome.status], program, failure)
 
   def _references(self, problem: Problem) -> list[_Future]:
     texts = [problem.solution, *problem.meta.get('solutions', ())]

@@ -21,6 +21,10 @@ Truth = bool | None
 Leaf = Callable[[str, str], Truth]
 
 _NUMERAL = re.compile(r'[0-9][0-9A-Za-z.]*_')
+# `007` is a code or a part of one (`1,000` in brackets, 12:05), not 7.
+_PADDED = re.compile(r'-?0[0-9]+')
+# `HTH`, `ACB`, `cat`: an order of letters rather than a product.
+_LETTERS = re.compile(r'(?=.*[A-Za-z]{3}|[A-Z]{2}$)[A-Za-z ]+')
 _FLIPPED = {'<': '>', '>': '<', '\\le': '\\ge', '\\ge': '\\le'}
 
 
@@ -29,7 +33,10 @@ def compare(a: Node, b: Node, leaf: Leaf) -> Truth:
   if a.text == b.text:
     return True
   if a.kind == 'named' and b.kind == 'named':
-    return compare(a.items[0], b.items[0], leaf) if a.form == b.form else False
+    if a.form == b.form:
+      return compare(a.items[0], b.items[0], leaf)
+    # `x=y` and `y=x`.
+    return (a.form, a.items[0].text) == (b.items[0].text, b.form)
   if 'relation' in (a.kind, b.kind):
     return _compare_relations(a, b, leaf)
   if a.kind == 'named':
@@ -55,6 +62,8 @@ def exact(a: str, b: str) -> Truth:
   """
   if a == b:
     return True
+  if _PADDED.fullmatch(a) or _PADDED.fullmatch(b):
+    return False
   try:
     u, v = rational.evaluate(a.rstrip('%')), rational.evaluate(b.rstrip('%'))
   except rational.TooLarge:
@@ -76,6 +85,9 @@ def exact(a: str, b: str) -> Truth:
 def _compare_words(a: str, b: str) -> Truth:
   if answers.is_word(a) or answers.is_word(b):
     return a.replace(' ', '').lower() == b.replace(' ', '').lower()
+  if _LETTERS.fullmatch(a) and _LETTERS.fullmatch(b):
+    # A capital at the start of a word is no matter.
+    return a[1:] == b[1:] and a[1:].islower() and a[0].lower() == b[0].lower()
   if len(a) == 1 and len(b) == 1:
     return False  # two letters, or a letter and a digit
   return None

@@ -11,19 +11,15 @@ it imports, warms its caches, and then forks a worker in a few milliseconds,
 as often as one has to be killed. It never computes anything itself, so it
 always answers.
 
-A worker can do no more than compute: before its first request it gives up
-root, opens no further file or socket (RLIMIT_NOFILE 0), starts no process
-(RLIMIT_NPROC 0) and has a bounded address space; it dies with this process,
-which ends when the host does.
+A worker can do no more than compute (`confine`), in a bounded address space;
+it dies with this process, which ends when the host does.
 """
 
 from collections.abc import Callable, Mapping
 import contextlib
-import ctypes
 import gc
 import json
 import os
-import resource
 import select
 import signal
 import socket
@@ -32,14 +28,12 @@ import sys
 import time
 from typing import Any
 
+from restem_jax.rewards import confine
+
 MAX_FRAME = 1 << 20  # bytes
 OOM_EXIT = 77  # a worker's exit code when not even a reply could be built
 
 _HEADER = struct.Struct('>I')
-_NOBODY = 65534
-_PR_SET_PDEATHSIG = 1
-_PR_SET_DUMPABLE = 4
-_PR_SET_NO_NEW_PRIVS = 38
 
 Handler = Callable[[Any], Any]
 
@@ -106,7 +100,8 @@ def serve(handler: Handler) -> None:
   """Runs the fork server until the host is gone; call it after warming up.
 
   Reads the limits from a first frame {"memory_limit": bytes,
-  "cpu_limit_s": seconds}, answers {"ready": true}, then obeys.
+  "cpu_limit_s": seconds}, answers {"missing": layers of `confine` that this
+  machine does not give}, then obeys.
   """
   assert sys.platform == 'linux', sys.platform
   signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the host's
@@ -115,11 +110,11 @@ def serve(handler: Handler) -> None:
   devnull = os.open(os.devnull, os.O_RDWR)
   os.dup2(devnull, 0)
   os.close(devnull)
-  libc = ctypes.CDLL(None, use_errno=True)
   limits = read_frame(control)
+  layers = confine.available()
   gc.collect()
   gc.freeze()
-  write_frame(control, {'ready': True})
+  write_frame(control, {'missing': layers.missing()})
   poll = select.poll()
   poll.register(control, select.POLLIN)
   children: set[int] = set()
@@ -132,7 +127,7 @@ def serve(handler: Handler) -> None:
         pid = os.fork()
         if pid == 0:
           control.close()
-          _work(socket.socket(fileno=fds[0]), handler, limits, libc)
+          _work(socket.socket(fileno=fds[0]), handler, limits, layers)
         os.close(fds[0])
         children.add(pid)
         write_frame(control, {'pid': pid})
@@ -161,12 +156,12 @@ def _work(
   sock: socket.socket,
   handler: Handler,
   limits: Mapping[str, int],
-  libc: ctypes.CDLL,
+  layers: confine.Layers,
 ) -> None:
   """A worker's life, after the fork. Never returns."""
   code = 1
   try:
-    _confine(limits, libc)
+    confine.enter(layers, **limits)
     while True:
       request = read_frame(sock)
       try:
@@ -185,31 +180,3 @@ def _work(
     code = 0
   finally:
     os._exit(code)
-
-
-def _confine(limits: Mapping[str, int], libc: ctypes.CDLL) -> None:
-  parent = os.getppid()
-  if os.getuid() == 0:
-    # Inside a user namespace without the id there is nothing to change to.
-    with contextlib.suppress(OSError):
-      os.setgroups([])
-    with contextlib.suppress(OSError):
-      os.setresgid(_NOBODY, _NOBODY, _NOBODY)
-    with contextlib.suppress(OSError):
-      os.setresuid(_NOBODY, _NOBODY, _NOBODY)
-  cpu = limits['cpu_limit_s']
-  for name, soft in (
-    (resource.RLIMIT_AS, limits['memory_limit']),
-    (resource.RLIMIT_CPU, cpu),
-    (resource.RLIMIT_CORE, 0),
-    (resource.RLIMIT_FSIZE, 0),
-    (resource.RLIMIT_NPROC, 0),
-    (resource.RLIMIT_NOFILE, 0),
-  ):
-    resource.setrlimit(name, (soft, soft))
-  libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-  libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
-  # After the change of user, which would clear it.
-  libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-  if os.getppid() != parent:
-    os._exit(1)

@@ -1,7 +1,7 @@
 r"""Grades final answers against gold by mathematical equivalence.
 
 In: (problem, completion text); out: verdicts, in order. What is *not* here:
-where the answer stands in the text (`extraction`), spelling (`normalize`),
+where the answer stands in the text (`extraction`), spelling (`normalize`, `units`),
 structure and exact values (`answers`, `equivalence`, `rational`), algebra (`symbolic`, which
 runs in worker processes only: `math_worker`, `pool`).
 
@@ -11,7 +11,8 @@ are decided before the screen, in this process, without algebra; no model text
 gets near `eval` here or there.
 
 An answer that costs more than its limits is no wrong answer: its reason is
-'timeout' or 'oom', or 'error' when a worker died on it twice.
+'timeout' or 'oom', or 'error' with the verdict's `failure` set when a worker
+died on it twice or could not do the comparison.
 """
 
 import collections
@@ -35,12 +36,13 @@ from restem_jax.rewards import (
   pool as pool_lib,
   rational,
   screen,
+  units,
 )
 
 _WORKER = 'restem_jax.rewards.math_worker'
 _NEEDS = ('math_verify', 'latex2sympy2_extended', 'sympy', 'antlr4')
 
-_Outcome = str  # one of records.REASONS
+_Outcome = str  # one of records.REASONS; of errors 'error: why'
 _Pending = concurrent.futures.Future[_Outcome]
 
 
@@ -51,6 +53,8 @@ class MathGrader:
   `equivalent` and for the memo, and symmetric by construction: both sides are
   spelled the same way, and then compared as a pair in sorted order.
   """
+
+  votes = True
 
   def __init__(
     self,
@@ -136,6 +140,8 @@ class MathGrader:
 
   def equivalent(self, a: str, b: str) -> bool:
     """Whether two extracted answers are the same; open cases are not."""
+    if units.differ(a, b):
+      return False
     outcome = self._judge(_canonical(a), _canonical(b))
     return _result(outcome) == 'correct'
 
@@ -163,6 +169,8 @@ class MathGrader:
     answer = self._extract(completion)
     if answer is None or not (pred := _canonical(answer)):
       return _Item(answer='', outcome='no_answer')
+    if units.differ(gold, answer):
+      return _Item(answer=answer, outcome='wrong')
     gold = _canonical(gold)
     if self._require_evaluated and not _evaluated(gold, pred):
       return _Item(answer=answer, outcome='wrong')
@@ -213,7 +221,7 @@ class MathGrader:
       outcome = _outcome(done.result())
       with self._lock:
         # A worker's own failure may not recur; a verdict or a limit does.
-        if outcome != 'error':
+        if not outcome.startswith('error'):
           self._memo.put(key, outcome)
         del self._running[key]
       pending.set_result(outcome)
@@ -254,7 +262,8 @@ class _Item:
     return isinstance(self.outcome, str) or self.outcome.done()
 
   def verdict(self) -> Verdict:
-    return base.verdict(_result(self.outcome), self.answer)
+    reason, _, failure = _result(self.outcome).partition(': ')
+    return base.verdict(reason, self.answer, failure)
 
 
 def _canonical(answer: str) -> str:
@@ -289,6 +298,8 @@ def _undefined(leaf: str) -> bool:
 def _outcome(reply: pool_lib.Reply) -> _Outcome:
   if reply.status == 'ok':
     return 'correct' if reply.value is True else 'wrong'
+  if reply.status == 'error':
+    return f'error: {reply.detail or "no detail"}'
   return reply.status
 
 

@@ -40,12 +40,13 @@ _SPACING = re.compile(
   r'\\(?:left|right|displaystyle|textstyle|limits|big|Big|bigg|Bigg|bigl|bigr'
   r'|Bigl|Bigr|mathstrut)(?![A-Za-z])\.?|(?<!\\)\\!|\\phantom(?:\{[^{}]*\}|\s*.)'
 )
+# Not behind a lone 0: `0{,}125` is a decimal.
 _THOUSANDS = re.compile(
-  r'(?<=[0-9])(?:\{,\}|\\,|,\\!|,?\\!,?)\s*(?=[0-9]{3}(?![0-9]))'
+  r'(?<=[0-9])(?<![^0-9]0)(?<!^0)(?:\{,\}|\\,|,\\!|,?\\!,?)\s*(?=[0-9]{3}(?![0-9]))'
 )
 # `1,000` alone or after `=`; with a space, `32, 349`, it is a list.
 _GROUPED = re.compile(
-  r'(?:[^=]*=\s*)?-?[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?\s*%?\.?'
+  r'(?:[^=]*=\s*)?-?[1-9][0-9]{0,2}(?:,[0-9]{3})+(?:\.[0-9]+)?\s*%?\.?'
 )
 _SPACES = re.compile(
   r'(?<!\\)\\[,;: >]|~|\\q?quad(?![A-Za-z])|\\hspace\{[^{}]*\}|\s+'
@@ -62,7 +63,36 @@ _NO_UNIT = frozenset(
     'and or not no mod base if for when where with is than to by minus plus '
     'times '
     'half thousand million billion trillion dozen hundred hundreds tens tenths '
-    'hundredth hundredths thousandths pi i e am pm a.m. p.m. odd even',
+    'hundredth hundredths thousandths pi i e odd even '
+    # Parts and operations.
+    'quarter quarters third thirds fourth fourths fifth fifths sixth sixths '
+    'seventh sevenths eighth eighths ninth ninths tenth halves squared cubed '
+    'factorial inverse root over choose percent double twice triple '
+    'reciprocal remainder '
+    # What turns a value into another one.
+    'less more least most fewer than not negative positive below above under '
+    'before after increase decrease loss gain profit off up down left right '
+    'north south east west bc ad bce ce am pm noon midnight',
+  )
+)
+# `3 PM`, `3\\text{ p.m.}`: part of the value.
+_CLOCK = re.compile(
+  r'(?<=[0-9])\s*(?:\\text\s*\{\s*)?([aApP])\.?\s?[mM]\b\.?\s*\}?(?![A-Za-z(^])'
+)
+# What may stand behind a unit that is left out.
+_AFTER_UNIT = re.compile(
+  r'\s*(?:$|[,;:.)\]}=<>+\-/*%&$]|\\(?:[,;!}\\)\]]|(?:cdot|times|div|pm|le|ge|leq'
+  r'|geq|ne|neq|approx|quad|qquad|right|text|mbox|cup|end|rangle)(?![A-Za-z])))'
+)
+_REPEATING = re.compile(
+  r'(?<=[0-9.])\\(?:bar|dot|overline)\s*(?:\{([0-9]+)\}|([0-9]))'
+)
+# Names that \text or \mathrm may wrap, and `minus` and the like.
+_SYMBOLS = frozenset(
+  re.findall(
+    r'\S+',
+    're im sin cos tan cot sec csc log ln exp pi mod min max gcd lcm det i e '
+    'and or minus plus times',
   )
 )
 _UNITS = re.compile(
@@ -125,11 +155,14 @@ def normalize(text: str) -> str:
     return text
   text = _unwrap(text.translate(_UNICODE))
   text = _THOUSANDS.sub('', text)
+  if text.count('\\dot') <= 1:  # two dots are the ends of what repeats
+    text = _REPEATING.sub(r'\\overline{\1\2}', text)
   text = _SPACING.sub('', text)
   text = text.replace('\\$', '').replace('$', '')
   text = _PERCENT.sub('%', text.replace('\\%', '%'))
   text = _SPACES.sub(' ', text)
   text = _ROMAN.sub(r'\\text{\1}', text)
+  text = _CLOCK.sub(lambda m: f'\\text{{{m[1].lower()}m}}', text)
   text = _TEXT.sub(_plain_text, text)
   for pattern, replacement in _SYNONYMS:
     text = pattern.sub(replacement, text)
@@ -173,19 +206,26 @@ def _plain_text(m: re.Match[str]) -> str:
   if words and all(w in ('and', 'or') for w in words):
     return ','
   if len(content) <= 1:
+    unit = m.string[: m.start()].rstrip()[-1:].isdigit() and content in 'msghl'
+    if unit and _AFTER_UNIT.match(m.string, m.end()):
+      return ''
     return content + (m.group(2) or '')
   before = m.string[: m.start()].rstrip()
   value_before = bool(before) and (
     before[-1].isalnum() or before[-1] in ')}]%!'
   )
   if (
-    value_before
-    and _UNIT_TEXT.fullmatch(content)
-    and not _NO_UNIT.intersection(words)
+    value_before and len(words) == 1 and words[0].startswith(('percent', 'pct'))
   ):
-    if words[0].startswith(('percent', 'pct')):
-      return '%'
-    return ''
+    return '%'
+  if value_before and _UNIT_TEXT.fullmatch(content):
+    if not _NO_UNIT.intersection(re.findall('[a-z]+', content.lower())) and (
+      _AFTER_UNIT.match(m.string, m.end())
+    ):
+      return ''
+    # Never as letters: algebra would take them for a product.
+    if content.lower() not in _SYMBOLS:
+      return f'\\text{{{" ".join(content.lower().split())}}}{m.group(2) or ""}'
   return f' {content}{m.group(2) or ""} '
 
 

@@ -17,6 +17,7 @@ of imports for every kill; a kill here costs a fork of a warm process.
 import concurrent.futures
 import contextlib
 import dataclasses
+import logging
 import os
 import pathlib
 import queue
@@ -29,6 +30,8 @@ import time
 from typing import Any, Literal
 
 from restem_jax.rewards import forkserver
+
+_log = logging.getLogger(__name__)
 
 _START_S = 120.0  # imports from a cold disk on a busy machine
 _CONTROL_S = 10.0  # fork and kill take milliseconds
@@ -58,6 +61,7 @@ class ForkServer:
     self._lock = threading.Lock()
     self._process: subprocess.Popen[bytes] | None = None
     self._control: socket.socket | None = None
+    self._told = False  # of missing layers
 
   def fork(self) -> tuple[int, socket.socket]:
     """A new worker: its process id and the socket to talk to it.
@@ -124,7 +128,7 @@ class ForkServer:
       control.settimeout(_START_S)
       try:
         forkserver.write_frame(control, self._limits)
-        forkserver.read_frame(control)
+        missing = forkserver.read_frame(control)['missing']
       except (OSError, EOFError):
         control.close()
         self._stop()
@@ -134,6 +138,13 @@ class ForkServer:
           f'{self._module} did not start: {words or "no message"}'
         ) from None
     control.settimeout(_CONTROL_S)
+    if missing and not self._told:
+      self._told = True
+      _log.warning(
+        'workers of %s run without %s, which this machine does not give them; '
+        'limits of memory, time, files and processes hold',
+        *(self._module, ' and '.join(missing)),
+      )
     self._control = control
     return control
 

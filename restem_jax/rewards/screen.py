@@ -36,6 +36,8 @@ _COMMANDS = frozenset(
 )
 _COMMAND = re.compile(r'\\([A-Za-z]+)')
 _TWO_NUMBERS = re.compile(r'[0-9] [0-9]')
+# 2^3^2, which LaTeX refuses and the parser reads as (2^3)^2.
+_TWO_EXPONENTS = re.compile(r'\^\{[^{}]*\}\^')
 _ATTRIBUTE = re.compile(r'\.[A-Za-z]')
 _HEXADECIMAL = re.compile(r'(?<![0-9.])0[xX][0-9A-Fa-f]')
 _DIGITS = re.compile(rf'[0-9]{{{MAX_DIGITS + 1},}}')
@@ -59,6 +61,8 @@ def refused(text: str) -> str:
   for command in _COMMAND.findall(text):
     if command not in _COMMANDS:
       return f'unknown command \\{command}'
+  if _TWO_EXPONENTS.search(text):
+    return 'two exponents side by side'
   if _TWO_NUMBERS.search(text):
     return 'two numbers side by side'
   if _ATTRIBUTE.search(text):

@@ -5,7 +5,9 @@ import pytest
 
 from restem_jax.em import evaluate, generate, score, statistics
 from restem_jax.em.generate import Sampler
+from restem_jax.em.sampled import SampledEvaluation
 from restem_jax.rewards import base
+from restem_jax.rewards.math import MathGrader
 
 
 def run(directory, sampler, params_fn, **more):
@@ -31,10 +33,21 @@ def test_report():
   assert report.reasons == {'correct': 3, 'truncated': 1, 'wrong': 1}
 
 
+def test_what_the_grader_could_not_judge_is_shown():
+  verdicts = [
+    base.verdict('error'),
+    base.verdict('timeout'),
+    base.verdict('error', failure='infra: the server has ended'),
+  ]
+  report = evaluate.report('t', 'test', verdicts, 3)
+  assert report.reasons == {'error': 1, 'grader_error': 1, 'timeout': 1}
+  assert (report.num_timeouts, report.num_grader_errors) == (1, 1)
+
+
 def test_a_problem_without_a_verdict_counts_wrong():
   report = evaluate.report('t', 'test', [base.verdict('correct')], 4)
   assert report.accuracy == 0.25
-  assert report.reasons == {'correct': 1, 'error': 3}
+  assert report.reasons == {'correct': 1, 'left_out': 3}
   assert evaluate.report('t', 'test', [], 0).accuracy == 0.0
 
 
@@ -79,15 +92,12 @@ def test_by_task_where_problems_name_several(directory, sampler, params):
   problems = [
     dataclasses.replace(p, task=f'task {i % 2}') for i, p in enumerate(problems)
   ]
-  verdicts = {p.id: base.verdict('correct') for p in problems[::2]}
-  verdicts |= {p.id: base.verdict('wrong') for p in problems[1::2]}
-  reports = evaluate._by_task('all', 'test', problems, verdicts)
-  assert {name: r.accuracy for name, r in reports.items()} == {
-    'all': 0.5,
-    'task 0': 1.0,
-    'task 1': 0.0,
+  ids = [p.id for p in problems]
+  assert evaluate._by_task('all', problems) == {
+    'all': ids,
+    'task 0': ids[::2],
+    'task 1': ids[1::2],
   }
-  assert [r.num_problems for r in reports.values()] == [6, 3, 3]
 
 
 def test_too_long_prompts_count_wrong(directory, sampler, problem_task):
@@ -95,7 +105,77 @@ def test_too_long_prompts_count_wrong(directory, sampler, problem_task):
   short = Sampler(task, sampler.model, sampler.tokenizer, sampler.sampling)
   short.__dict__['_engine'] = sampler._engine
   (report,) = run(directory, short, lambda: {}).values()
-  assert report.accuracy == 0 and report.reasons == {'error': 6}
+  assert report.accuracy == 0 and report.reasons == {'left_out': 6}
   rows = json.loads((directory / 'report.json').read_text())
   assert list(rows) == ['digits']
   assert generate.shard_path(directory, 'samples', 1).exists()
+
+
+def test_sampled_evaluation(directory, sampler, params):
+  greedy = run(directory, sampler, lambda: params)['digits']
+  assert greedy.sampled is None
+  config = SampledEvaluation(num_samples=8, ks=(1, 8))
+  # The report is completed; the greedy samples are not drawn again.
+  path = generate.shard_path(directory, 'samples', 0)
+  before = path.stat().mtime
+  report = run(directory, sampler, lambda: params, sampled=config)['digits']
+  assert path.stat().mtime == before
+  assert dataclasses.replace(report, sampled=None) == greedy
+  rows = list(score.read_scored(directory / config.folder, 2))
+  assert len(rows) == 6 * 8
+  right: dict[str, list[bool]] = {}
+  votes: dict[str, dict[str, int]] = {}
+  gold = {p.id: p.answer for p in sampler.task.problems('test')}
+  for s in rows:
+    right.setdefault(s.sample.problem_id, []).append(s.verdict.reward == 1)
+    counts = votes.setdefault(s.sample.problem_id, {})
+    if s.verdict.answer:
+      counts[s.verdict.answer] = counts.get(s.verdict.answer, 0) + 1
+  assert report.sampled is not None and report.sampled.maj_at is not None
+  assert report.sampled.pass_at == pytest.approx(
+    {
+      '1': sum(map(sum, right.values())) / 48,
+      '8': sum(map(any, right.values())) / 6,
+    }
+  )
+  assert 0 < report.sampled.pass_at['1'] < report.sampled.pass_at['8']
+  # This model's answers are single digits: their strings vote.
+  won = [
+    bool(c) and max(c, key=lambda a, c=c: c[a]) == gold[i]
+    for i, c in votes.items()
+  ]
+  assert report.sampled.maj_at['8'] == pytest.approx(sum(won) / 6)
+  assert sum(report.sampled.reasons.values()) == 48
+
+  def never():
+    raise AssertionError('the parameters are not needed')
+
+  assert run(directory, sampler, never, sampled=config)['digits'] == report
+  # What is not asked for stays; a split that is not named has none.
+  assert run(directory, sampler, never)['digits'] == report
+  other = dataclasses.replace(config, splits=('validation',))
+  assert run(directory, sampler, never, sampled=other)['digits'] == report
+
+
+def test_validation_tells_what_the_grader_could_not_judge(
+  sampler, params, problem_task, caplog
+):
+  class Broken(MathGrader):
+    def _judge(self, a, b):
+      return 'error: the worker died twice'
+
+  class Ended(Sampler):
+    """None of its samples was cut at the length limit."""
+
+    def sample(self, *args, **kwargs):
+      for s in super().sample(*args, **kwargs):
+        yield dataclasses.replace(s, finish='stop')
+
+  grader = Broken(extract=lambda text: '3', symbolic=False)
+  task = dataclasses.replace(problem_task, grader=grader)
+  broken = Ended(task, sampler.model, sampler.tokenizer, sampler.sampling)
+  broken.__dict__['_engine'] = sampler._engine
+  problems = task.problems('test')
+  assert evaluate.reward(params, problems, broken, seed=0, iteration=0) == 0
+  assert 'the grader failed on 6 of 6 answers' in caplog.text
+  assert 'the worker died twice' in caplog.text

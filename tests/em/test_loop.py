@@ -182,6 +182,26 @@ def test_any_checkpoint_is_evaluated(
   )
 
 
+def test_samples_are_added_to_the_evaluations_of_a_finished_run(
+  tmp_path, flags, undisturbed, capsys
+):
+  folder = tmp_path / 'run'
+  shutil.copytree(undisturbed[0], folder)
+  flags = [*flags, runs.in_folder(folder), '--run_mode=evaluate']
+  more = ['--gin_file=evaluation/sampled.gin']
+  more += ['--gin.sampled.SampledEvaluation.num_samples=4']
+  assert main.main([*flags, *more]) == 0
+  assert 'pass@4' in capsys.readouterr().out
+  for row in json.loads((folder / 'summary.json').read_text()):
+    found = row['accuracy']['jsonl/test']
+    assert set(found['sampled']['pass_at']) == {'1', '2', '4'}
+    assert 0 < found['sampled']['maj_at']['4'] <= 1
+    assert (found['num_timeouts'], found['num_grader_errors']) == (0, 0)
+    assert row['accuracy']['jsonl/validation']['sampled'] is None
+  # Without the file it is still the same run.
+  assert main.main(flags) == 0
+
+
 def test_a_mixture_with_human_data(begun, flags, undisturbed):
   """The recipe's snippet; the E-step is that of the run without it."""
   (begun / 'config.gin').unlink()

@@ -38,6 +38,17 @@ def test_more_iterations_are_no_other_run(directory):
   assert check(directory, config=grown) == text
 
 
+def test_samples_of_evaluations_may_be_added(directory):
+  text = check(directory)
+  added = (
+    'from restem_jax.em import sampled\n'
+    + CONFIG
+    + 'loop.System.sampled = @sampled.SampledEvaluation()\n'
+    'sampled.SampledEvaluation.num_samples = 16\n'
+  )
+  assert check(directory, config=added) == text
+
+
 def test_a_changed_configuration_is_refused_with_the_difference(directory):
   check(directory)
   changed = CONFIG.replace('SEED = 0', 'SEED = 1')

@@ -44,6 +44,16 @@ def test_keeps_what_is_right():
   assert totals == Counter(samples=5, right=2, problems=3, solved=2)
 
 
+def test_what_the_grader_could_not_judge_is_counted_apart(directory):
+  rows = [scored('a', 0, reason='error'), scored('a', 1, reason='timeout')]
+  failed = base.verdict('error', failure='infra: the server has ended')
+  rows.append(Scored(sample=rows[0].sample, verdict=failed))
+  found = select.select(directory, rows, {}, Selection(), 1)
+  assert found.dropped == {'error': 1, 'grader_error': 1, 'timeout': 1}
+  written = json.loads((directory / 'select.json').read_text())
+  assert (written['num_timeouts'], written['num_grader_errors']) == (1, 1)
+
+
 def test_one_of_equal_texts_stays():
   rows = [
     scored('a', 2, ' 1 + 1\n= 2 '),

@@ -1,7 +1,7 @@
 import dataclasses
 import json
 
-from restem_jax.em import evaluate, improve, select, summary
+from restem_jax.em import evaluate, improve, sampled, select, summary
 from restem_jax.rewards import base
 
 
@@ -37,8 +37,10 @@ def write_run(directory):
     num_kept=5,
     coverage=0.375,
     tokens=20,
-    dropped={'wrong': 25, 'duplicate': 2},
+    dropped={'wrong': 20, 'timeout': 2, 'grader_error': 3, 'duplicate': 2},
     kept={'a': 5},
+    num_timeouts=2,
+    num_grader_errors=3,
   )
   write(folder / 'dataset' / 'select.json', dataclasses.asdict(chosen))
   outcome = improve.Outcome(
@@ -62,7 +64,12 @@ def test_rows(directory):
   assert accuracy['digits/test']['num_correct'] == 8
   assert accuracy['digits/test']['reasons'] == {'correct': 8, 'wrong': 2}
   assert first['coverage'] == 0.375
-  assert first['dropped'] == {'wrong': 25, 'duplicate': 2}
+  assert first['dropped'] == {
+    'wrong': 20, 'timeout': 2, 'grader_error': 3, 'duplicate': 2
+  }  # fmt: skip
+  assert (first['num_timeouts'], first['num_grader_errors']) == (2, 3)
+  assert accuracy['digits/test']['num_timeouts'] == 0
+  assert accuracy['digits/test']['num_grader_errors'] == 0
   assert 'kept' not in first  # a list as long as the problems
   assert (first['num_steps'], first['best_step']) == (9, 6)
   assert first['validation_reward'] == 0.6
@@ -97,6 +104,7 @@ def test_file(directory):
 def test_table(directory, capsys, monkeypatch):
   monkeypatch.setenv('COLUMNS', '150')
   write_run(directory)
+  sample(directory / 'iteration_01' / 'eval' / 'digits-test' / 'report.json')
   summary.print_table(directory, 'digits')
   cells = [
     [cell.strip() for cell in line.split('│')[1:-1]]
@@ -107,6 +115,9 @@ def test_table(directory, capsys, monkeypatch):
   # Accuracy with its interval, validation reward, coverage, examples kept.
   assert cells[0][1:5] == ['0.500 [0.237, 0.763]', '0.300', '-', '-']
   assert cells[1][1:5] == ['0.800 [0.490, 0.943]', '0.600', '0.375', '5']
+  # Timeouts and grader errors: of the selection, and of sampled evaluation.
+  assert [row[6] for row in cells] == ['0 / 0', '3 / 3']
+  assert [row[7] for row in cells] == ['-', 'pass@4 0.700, maj -']
   assert cells[1][-1] == '0.300 [0.108, 0.603]'  # transfer, last
 
 
@@ -116,9 +127,42 @@ def test_table_of_a_run_that_has_just_begun(directory, capsys):
   assert '-' in capsys.readouterr().out
 
 
+def sample(path):
+  """Adds what a sampled evaluation of a code task says to a report."""
+  rows = json.loads(path.read_text())
+  config = sampled.SampledEvaluation(num_samples=4)
+  found = dataclasses.replace(
+    sampled.report([], config),
+    pass_at={'1': 0.4, '4': 0.7},
+    maj_at=None,
+    num_timeouts=1,
+  )
+  for row in rows.values():
+    row['sampled'] = dataclasses.asdict(found)
+  write(path, rows)
+
+
+def test_reports_of_older_runs_are_read(directory):
+  write_run(directory)
+  path = directory / 'iteration_00' / 'eval' / 'words-test' / 'report.json'
+  rows = json.loads(path.read_text())
+  for name in ('num_timeouts', 'num_grader_errors', 'sampled'):
+    del rows['words'][name]
+  write(path, rows)
+  found = summary.rows(directory)[0]['accuracy']['words/test']
+  assert found['accuracy'] == 0.3 and 'num_timeouts' not in found
+  summary.print_table(directory, 'words')
+
+
 def test_reports_of_one_policy(capsys, monkeypatch):
   monkeypatch.setenv('COLUMNS', '150')
   summary.print_reports('it', report('digits', 'test', 8, 10))
   out = capsys.readouterr().out
-  for part in ('it', 'digits', '0.800 [0.490, 0.943]', 'correct 8, wrong 2'):
+  for part in (
+    'it',
+    'digits',
+    '0.800 [0.490, 0.943]',
+    'correct 8, wrong 2',
+    '0 / 0',
+  ):
     assert part in out

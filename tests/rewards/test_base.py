@@ -21,6 +21,12 @@ def test_unknown_reason_is_a_bug():
     base.verdict('maybe')
 
 
+def test_a_graders_failure_is_an_error_and_nothing_else():
+  assert base.verdict('error', failure='infra').counted_as == 'grader_error'
+  with pytest.raises(AssertionError):
+    base.verdict('wrong', failure='infra')
+
+
 def test_score_is_grade_of_one():
   grader = MathGrader(symbolic=False)
   problem = Problem(id='a', question='3+4', answer='7')

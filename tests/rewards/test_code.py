@@ -2,7 +2,7 @@ import time
 
 import pytest
 
-from restem_jax.records import Problem
+from restem_jax.records import GRADER_ERROR, Problem
 from restem_jax.rewards import base, programs
 from restem_jax.rewards.code import CodeGrader, entry_point
 from restem_jax.rewards.sandbox.host import SandboxPool
@@ -182,7 +182,10 @@ class Unreliable:
 
   def judge(self, program, suite, limits):
     self.calls += 1
-    return Outcome(status='infra' if self.calls % 2 else 'pass')
+    failed = self.calls % 2
+    return Outcome(
+      status='infra' if failed else 'pass', detail='it is gone' * failed
+    )
 
   def describe(self):
     return {'engine': 'unreliable'}
@@ -194,14 +197,24 @@ class Unreliable:
 def test_infrastructure_is_counted_apart():
   grader = CodeGrader(engine=Unreliable(), max_in_flight=1)
   # What failed is not remembered: the same program is judged again.
-  assert reasons(grader, ECHO, 'x', 'x', 'x') == [
-    'error',
-    'correct',
-    'correct',
-  ]
+  pairs = [(ECHO, f'```python\n{p}\n```') for p in 'xxx']
+  verdicts = list(grader.grade(pairs))
+  assert [v.reason for v in verdicts] == ['error', 'correct', 'correct']
+  assert [v.failure for v in verdicts] == ['infra: it is gone', '', '']
+  assert verdicts[0].counted_as == GRADER_ERROR
   assert grader.counts() == {'infra': 1, 'pass': 1, 'repeated': 1}
   assert grader.describe() == {'engine': 'unreliable'}
   grader.close()
+
+
+def test_broken_tests_are_the_graders_failure(grader):
+  """Not the program's, though the reason of both is 'error'."""
+  tests = problem('broken', kind='assert', tests=['assert ('])
+  pairs = [(tests, fence('x = 1')), (ECHO, fence('1 / 0'))]
+  broken, raised = grader.grade(pairs)
+  assert (broken.reason, raised.reason) == ('error', 'error')
+  assert broken.failure.startswith('broken: SyntaxError')
+  assert raised.failure == ''
 
 
 def test_entry_point():

@@ -223,7 +223,9 @@ def test_a_worker_that_dies_is_an_error_not_wrong(stub, tmp_path):
   stub('os._exit(1)')
   memo = tmp_path / 'memo.jsonl'
   with MathGrader(extract=whole, memo_path=memo) as grader:
-    assert base.score(grader, problem('x'), 'y+1').reason == 'error'
+    verdict = base.score(grader, problem('x'), 'y+1')
+    assert (verdict.reason, verdict.reward) == ('error', 0.0)
+    assert verdict.failure == 'the worker died twice'
     assert not grader.equivalent('x', 'y+1')
   assert memo.read_text() == ''  # it may go better next time
 

@@ -125,7 +125,142 @@ FALSE_POSITIVES = {
     ('x', r'\sqrt{x^2}'),
     ('32349', '32, 349'),
   ],
+  'words beside a value': [
+    (r'5\text{ below zero}', '5'),
+    (r'5\text{ west}', r'5\text{ east}'),
+    (r'5\text{ squared}', '5'),
+    (r'5\text{ factorial}', '5'),
+    (r'2\text{ thirds}', '2'),
+    (r'5\text{ halves}', '5'),
+    (r'3\text{ inverse}', '3'),
+    (r'7\text{ if }x>0', '7'),
+    (r'3\text{ PM}', r'3\text{ AM}'),
+    ('3:00 PM', '3:00 AM'),
+    (r'10\text{ base }8', '10'),
+    (r'2\operatorname{cis}60', '260'),
+    (r'2\text{ hours }30\text{ minutes}', '230'),
+    ('5 feet 3 inches', '53'),
+  ],
+  'units': [
+    (r'5\text{ hours}', r'5\text{ minutes}'),
+    (r'5\text{ m}', r'5\text{ s}'),
+    (r'\$5', r'5\text{ cents}'),
+    ('5 ft', '5 in'),
+  ],
+  'orders of letters': [
+    ('HHT', 'HTH'),
+    ('ABC', 'CBA'),
+    ('AB', 'BA'),
+    ('cat', 'act'),
+    ('big cat', 'cat big'),
+    (r'\text{abc}', r'\text{cab}'),
+    ('ABC', 'abc'),
+  ],
+  'padded digits': [
+    ('123', '0,123'),
+    ('125', '0{,}125'),
+    ('(1,0)', '(1,000)'),
+    ('12:5', '12:05'),
+    ('7', '007'),
+  ],
+  'exponents': [('64', '2^3^2'), ('x^4', 'x^2^2'), ('20', '2^10')],
+  'plus or minus': [
+    ('3', r'\pm3'),
+    ('-3', r'\pm3'),
+    (r'1+\sqrt2', r'1\pm\sqrt2'),
+    ('1,2', r'\pm1,\pm2'),
+    ('(1,2)', r'(\pm1,2)'),
+  ],
+  'intervals and relations': [
+    ('(0,1)', '[0,1]'),
+    ('(0,2)', r'(0,1)\cup(1,2)'),
+    ('x>5', r'x\ge5'),
+    ('5', 'x>5'),
+    ('5', '<5'),
+    ('x=2y', 'y=2x'),
+    ('(x,y)=(1,2)', '(y,x)=(1,2)'),
+    ('1', r'x=1\text{ or }x=2'),
+  ],
+  'repeating decimals': [
+    (r'0.\overline{3}', '0.3'),
+    (r'0.333\ldots', '0.333'),
+    (r'2\bar{3}', '23'),
+    (r'\dot{3}', '3'),
+  ],
+  'dots in sets': [(r'\{1,\dots,5\}', r'\{1,5\}')],
 }
+
+# Spellings of one answer.
+EQUAL = {
+  'thousands': [
+    ('1,000', '1000'),
+    (r'-1{,}000', '-1000'),
+    (r'x=1\,000', '1000'),
+    (r'\$1,234.50', '1234.5'),
+    ('1 000 000', '1000000'),
+    ('10{,}125', '10125'),
+  ],
+  'units': [
+    (r'5\text{ cm}', '5'),
+    (r'5\,\mathrm{cm}^2', '5'),
+    (r'5\text{ m}', '5'),
+    (r'5\text{ miles per hour}', '5 mph'),
+    (r'5\text{ hours}', r'5\text{ hrs}'),
+    (r'2\text{ cm},3\text{ cm}', '2,3'),
+    (r'(5\text{ cm},3)', '(5,3)'),
+    (r'\frac{5\text{ m}}{2\text{ m}}', '2.5'),
+    (r'5\text{ red marbles}', '5'),
+    ('30°', r'30\text{ degrees}'),
+    (r'3\text{ PM}', '3 p.m.'),
+    (r'50\%', r'\frac12'),
+    (r'5\text{ percent}', '0.05'),
+    (r'2\text{nd}', '2'),
+    (r'3\text{x}', '3x'),
+  ],
+  'numbers': [
+    (r'1\frac12', '1.5'),
+    (r'-1\frac12', r'-\frac32'),
+    ('1 1/2', '3/2'),
+    (r'0.\bar{3}', r'\frac13'),
+    (r'0.\overline3', '1/3'),
+    (r'0.1\dot6', r'\frac16'),
+    (r'1.5\times10^3', '1500'),
+    (r'\sqrt23', r'3\sqrt2'),
+  ],
+  'lists': [
+    (r'1\text{ and }2', '2, 1'),
+    (r'1, 2, \text{and } 3', '3,1,2'),
+    (r'x=1\text{ or }x=2', '1,2'),
+    (r'\pm3', '3,-3'),
+    (r'\mp\sqrt3', r'\pm\sqrt{3}'),
+    (r'x=\pm3', 'x=3,x=-3'),
+  ],
+  'equations': [
+    ('x=y', 'y=x'),
+    ('y=2x+1', '2x-y+1=0'),
+    ('f(x)=2x', '2x'),
+    (r'x\in(0,1)', '0<x<1'),
+    ('1010_2', '1010_{2}'),
+  ],
+  'letters': [
+    (r'\text{(A)}', 'A'),
+    ('Red', r'\text{red}'),
+    ('xyz', r'x\cdot y\cdot z'),
+    ('ab', 'ba'),
+  ],
+}
+
+
+@pytest.mark.parametrize('kind', EQUAL)
+def test_no_false_negative(grader, kind):
+  pairs = EQUAL[kind] + [(b, a) for a, b in EQUAL[kind]]
+  verdicts = grader.grade((problem(a), b) for a, b in pairs)
+  wrong = [
+    (*pair, v.reason)
+    for pair, v in zip(pairs, verdicts, strict=True)
+    if v.reason != 'correct'
+  ]
+  assert not wrong
 
 
 @pytest.mark.parametrize('kind', FALSE_POSITIVES)

@@ -15,7 +15,7 @@ from restem_jax.rewards import forkserver, pool as pool_lib
 
 WORKER = textwrap.dedent(
   """
-  import os, socket, sys, time
+  import errno, os, socket, sys, time
   from restem_jax.rewards import forkserver
 
   calls = 0
@@ -53,8 +53,8 @@ WORKER = textwrap.dedent(
         os._exit(3)
 
   def is_open(fd):
-    try: os.fstat(fd)
-    except OSError: return False
+    try: os.lseek(fd, 0, os.SEEK_CUR)
+    except OSError as e: return e.errno != errno.EBADF
     return True
 
   if __name__ == '__main__':

@@ -185,7 +185,8 @@ def test_with_the_grader(engine, server):
   assert grader.check_gold([problem]) == []
   server.failures = [500] * 3
   (verdict,) = grader.grade([(problem, '```python\nprint(2)\n```')])
-  assert verdict.reason == 'error' and grader.counts()['infra'] == 1
+  assert verdict.reason == 'error' and verdict.failure.startswith('infra: ')
+  assert grader.counts()['infra'] == 1
   grader.close()
 
 

@@ -1,6 +1,6 @@
 """The system call filters, assembled as BPF.
 
-In: an architecture; out: two filters as bytes for `linux.install_filter`.
+In: an architecture; out: filters as bytes for `linux.install_filter`.
 
 - `base_filter`: an allow-list for the fork server and all its children. What
   is not listed gets ENOSYS, so that libraries fall back as they do on an old
@@ -12,6 +12,9 @@ In: an architecture; out: two filters as bytes for `linux.install_filter`.
 Two filters, because one full filter per child costs 1.4 ms of CPU, and the
 small one 0.1 ms. No process can be forked in a child, so RLIMIT_AS caps the
 memory of the whole program.
+
+- `worker_filter`: for processes that run our own code on model text and only
+  compute (`rewards.confine`).
 
 pyseccomp (PyPI) was not taken: it needs libseccomp.so on the machine, and
 assembling is 30 lines. The filters don't hold secrets and don't depend on the
@@ -71,6 +74,16 @@ _KILLED = _words("""
   io_uring_setup io_uring_enter io_uring_register add_key request_key keyctl
   init_module finit_module delete_module kexec_load kexec_file_load reboot
   swapon swapoff acct open_by_handle_at
+""")
+
+# What it takes to compute, and to talk over a socket that is open.
+_COMPUTING = _words("""
+  read write close lseek fstat mmap munmap mprotect mremap madvise brk futex
+  rseq set_robust_list membarrier restart_syscall rt_sigaction rt_sigprocmask
+  rt_sigreturn sigaltstack clock_gettime clock_getres clock_nanosleep nanosleep
+  gettimeofday time times getrusage getpid gettid getppid getuid geteuid getgid
+  getegid getrandom sched_yield poll ppoll select pselect6 recvfrom shutdown
+  exit exit_group
 """)
 
 _OWN_ID = 0x7FFFFFF1  # stands for the child's process id; no id is so high
@@ -187,6 +200,15 @@ def child_filter(machine: Architecture, *, may_receive: bool = False) -> bytes:
   if not may_receive:
     rules['recvmsg'] = _return(denied)
   return _assemble(machine, rules, ALLOW)
+
+
+def worker_filter(machine: Architecture) -> bytes:
+  """The allow-list of a process that only computes; the rest gets EPERM."""
+  rules = {name: _return(ALLOW) for name in _COMPUTING}
+  rules |= {name: _return(KILL) for name in _KILLED}
+  # No address: a message to the socket's other end, and to nobody else.
+  rules['sendto'] = _null(4, ALLOW, _refuse(errno.EPERM))
+  return _assemble(machine, rules, _refuse(errno.EPERM))
 
 
 def for_process(program: bytes, pid: int) -> bytes:

@@ -91,6 +91,7 @@ class Slot:
         ],
         env={
           'LANG': 'C.UTF-8',
+          'LD_BIND_NOW': '1',  # else every child looks its symbols up anew
           'PYTHONHASHSEED': '0',
           'MALLOC_ARENA_MAX': '2',  # each takes 64 MiB of the address space
           'OPENBLAS_NUM_THREADS': '1',

@@ -23,7 +23,6 @@ import gc
 import importlib
 import json
 import os
-import random  # noqa: F401  (loaded here, so that no child loads it)
 import resource
 import select
 import signal
@@ -68,9 +67,9 @@ def main(control_fd: int) -> None:
       return
     for path in config['packages']:
       sys.path.append(path)
+    _prepare_interpreter()
     for module in (*_PRELOADED.split(), *config['preload']):
       importlib.import_module(module)
-    _prepare_interpreter()
     machine = syscalls.table()
     state = jail.enter(
       jail.Jail(
@@ -93,6 +92,7 @@ def main(control_fd: int) -> None:
 def _prepare_interpreter() -> None:
   """What plain Python has and `python -S` lacks, and wider limits."""
   site.setquit()  # exit() and quit()
+  runner.prepare()
   sys.set_int_max_str_digits(0)  # data sets print long integers
   _, hard = resource.getrlimit(resource.RLIMIT_STACK)
   if hard == resource.RLIM_INFINITY or hard >= _STACK:

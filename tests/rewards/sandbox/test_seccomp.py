@@ -84,3 +84,20 @@ def test_child():
 
   tester = seccomp.child_filter(X86, may_receive=True)
   assert run(tester, X86, 'recvmsg') == seccomp.ALLOW
+
+
+@pytest.mark.parametrize('machine', [X86, ARM], ids=['x86_64', 'aarch64'])
+def test_worker(machine):
+  worker = seccomp.worker_filter(machine)
+  for name in ('read', 'write', 'mmap', 'futex', 'recvfrom', 'exit_group'):
+    assert run(worker, machine, name) == seccomp.ALLOW
+  for name in ('execve', 'ptrace', 'setresuid', 'io_uring_setup'):
+    assert run(worker, machine, name) == seccomp.KILL
+  denied = refused(errno.EPERM)
+  for name in ('openat', 'newfstatat', 'socket', 'socketpair', 'clone', 'kill',
+               'fcntl', 'dup', 'sendmsg', 'recvmsg', 'prctl'):  # fmt: skip
+    assert run(worker, machine, name) == denied
+  assert run(worker, machine, 'sendto', 3, 0, 0, 0, 0) == seccomp.ALLOW
+  assert run(worker, machine, 'sendto', 3, 0, 0, 0, 8) == denied
+  assert run(worker, machine, 999) == denied
+  assert run(worker, machine, 'read', arch=0x40000003) == seccomp.KILL
