@@ -15,6 +15,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from typing import Any
 
 import rich
 import rich.logging
@@ -68,6 +69,21 @@ def git_revision(checkout: pathlib.Path) -> str:
     return git('rev-parse', 'HEAD') + ('+changes' if changed else '')
   except (OSError, subprocess.CalledProcessError):
     return ''  # no git here, or no commit yet
+
+
+def use_compilation_cache(folder: pathlib.Path) -> None:
+  """Keeps compiled programs in `folder`, for later processes.
+
+  A folder that JAX's own setting names (JAX_COMPILATION_CACHE_DIR) stays.
+  """
+  import jax  # here: a mistake on the command line is told without it
+
+  config: Any = jax.config
+
+  if config.jax_compilation_cache_dir is None:
+    config.update('jax_compilation_cache_dir', str(folder))
+  # Small programs add up: the default leaves out what compiles in a second.
+  config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
 
 
 @contextlib.contextmanager

@@ -30,6 +30,7 @@ except ImportError as e:
 
 from restem_jax import commandline, environment
 from restem_jax.commandline import Arguments, near, UsageError
+from restem_jax.weights import cache
 
 _PACKAGE = pathlib.Path(__file__).resolve().parent
 _GIN = pathlib.Path(gin.__file__).resolve().parent
@@ -79,6 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with environment.logging_to_stderr():
       arguments = commandline.parse(argv)
       system, config_text = _configure(arguments)
+      environment.use_compilation_cache(cache.root() / 'xla')
       run(
         system,
         run_mode=arguments.run_mode,

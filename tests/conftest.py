@@ -5,11 +5,19 @@ promotion, and compiled programs kept between runs of the suite.
 """
 
 import os
-import pathlib
 
 # Tests run on the CPU wherever they run; an explicit choice wins.
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+
+# Not by `jax.config`: processes that tests start are to share it.
+os.environ.setdefault(
+  'JAX_COMPILATION_CACHE_DIR',
+  os.path.join(
+    os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache'),
+    'restem_jax/test_programs',
+  ),
+)
 
 import hypothesis
 import jax
@@ -17,13 +25,6 @@ import pytest
 
 jax.config.update('jax_num_cpu_devices', 8)
 jax.config.update('jax_numpy_rank_promotion', 'raise')
-
-_CACHE = pathlib.Path(
-  os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
-)
-jax.config.update(
-  'jax_compilation_cache_dir', str(_CACHE / 'restem_jax' / 'test_programs')
-)
 jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
 
 # The same examples on every run and machine; no deadline, since the first

