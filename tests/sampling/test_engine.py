@@ -1,10 +1,15 @@
 """The engine equals the slow reference, whatever its shape."""
 
 import dataclasses
+import gc
 import string
+import tracemalloc
 
+import hypothesis
+from hypothesis import strategies as st
 import jax
 import jax.numpy as jnp
+import networks
 import numpy as np
 import pytest
 
@@ -278,3 +283,103 @@ def test_logprobs_are_of_the_untempered_policy(params):
   logprobs = jax.nn.log_softmax(logits)[len(request.prompt_ids) - 1 : -1]
   want = logprobs[np.arange(len(rollout.token_ids)), rollout.token_ids]
   np.testing.assert_allclose(rollout.logprobs, want, atol=2e-5)
+
+
+@st.composite
+def cases(draw):
+  """A small network, an engine's shape, prompts with and without a prefix."""
+  heads = draw(st.sampled_from([1, 2]))
+  config = dataclasses.replace(
+    CONFIG,
+    num_kv_heads=heads,
+    windows=draw(st.sampled_from([(0,), (4,), (0, 3)])),
+    qk_norm=draw(st.booleans()),
+    tied_embeddings=draw(st.booleans()),
+  )
+  ids = st.lists(st.integers(0, 89), min_size=1, max_size=12)
+  prefixes = draw(st.lists(ids, max_size=2))
+  prompts = [
+    [*draw(st.sampled_from([[], *prefixes])), *draw(ids)]
+    for _ in range(draw(st.integers(1, 4)))
+  ]
+  shape = {
+    'num_slots': draw(st.integers(1, 5)),
+    'steps_per_call': draw(st.integers(1, 5)),
+    'prefill_tokens': draw(st.sampled_from([1, 64])),
+    'segment_len': draw(st.sampled_from([4, 128])),
+  }
+  return config, prefixes, prompts, shape, draw(st.booleans())
+
+
+@hypothesis.given(cases())
+@hypothesis.settings(max_examples=5)
+def test_any_small_model_equals_the_reference(case):
+  config, prefixes, prompts, shape, greedy = case
+  model = Model(config)
+  params = networks.random_params(model)
+  policy = policies.GREEDY if greedy else SAMPLED
+  engine = engine_lib.Engine(
+    model,
+    stops_lib.build(TOKEN_BYTES, EOS, STRINGS),
+    max_prompt_len=24,
+    max_new_tokens=5,
+    prefixes=prefixes,
+    **shape,
+  )
+  reqs = [
+    engine_lib.Request(problem_id=f'p{i}', prompt_ids=ids, indices=(0, 3))
+    for i, ids in enumerate(prompts)
+  ]
+  got = collect(engine, params, reqs, policy)
+  # The longest and the shortest: the oracle compiles for each length.
+  for i in {min(range(len(prompts)), key=lambda i: len(prompts[i])), 0}:
+    want = reference.sample(
+      model,
+      params,
+      problem_id=f'p{i}',
+      prompt_ids=prompts[i],
+      index=3,
+      policy=policy,
+      max_new_tokens=5,
+      seed=7,
+      iteration=2,
+      token_bytes=TOKEN_BYTES,
+      eos_ids=EOS,
+      strings=STRINGS,
+    )
+    assert_same(got[f'p{i}', 3], want)
+  assert len(got) == 2 * len(prompts)
+
+
+def test_nothing_is_kept_of_what_has_left(params):
+  """Host memory stays flat: requests are read lazily, rollouts let go."""
+  engine = make((), num_slots=16, max_prompt_len=8, max_new_tokens=2)
+  ahead = 0
+
+  def stream(num):
+    nonlocal ahead
+    for i in range(num):
+      ahead += 8
+      yield engine_lib.Request(
+        problem_id=f'p{i}', prompt_ids=[1, 2, i % 90], indices=range(8)
+      )
+
+  def run(num):
+    """Most requests read ahead of the rollouts, and bytes held at the end."""
+    nonlocal ahead
+    ahead, most = 0, 0
+    for _ in engine.sample(params, stream(num), SAMPLED, seed=0):
+      ahead -= 1
+      most = max(most, ahead)
+    assert ahead == 0
+    gc.collect()
+    return most, tracemalloc.get_traced_memory()[0]
+
+  run(20)
+  tracemalloc.start()
+  try:
+    short, long = run(20), run(400)
+  finally:
+    tracemalloc.stop()
+  assert long[0] <= max(short[0], 8 * 64 + 16 * 8)
+  assert long[1] - short[1] < 100_000  # a list of 3,200 rollouts has 2 MB
