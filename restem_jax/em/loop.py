@@ -26,6 +26,7 @@ from restem_jax.em import (
   evaluate,
   generate,
   improve,
+  precompile,
   provenance,
   score,
   select,
@@ -34,7 +35,9 @@ from restem_jax.em import (
 from restem_jax.em.generate import Sampler, Sampling
 from restem_jax.em.policy import Policies
 from restem_jax.em.task import Task
+from restem_jax.models.config import ModelConfig
 from restem_jax.models.transformer import Params
+from restem_jax.partitioning import MeshShape
 from restem_jax.records import EvalReport
 from restem_jax.training.trainer import Preempted, Trainer
 
@@ -64,6 +67,10 @@ class System:
       master weights are f32 always.
     checkpoint: what `evaluate` looks at: a step's folder or the folder above
       it; None for the base model and every iteration.
+    mesh: how the M-step splits parameters and batches; None for one device.
+    topology: what `precompile` compiles for (`hardware.target`).
+    architecture: (weights, their architecture): lets `precompile` do without
+      these weights. A run takes it from the weights themselves.
     log_samples: right and wrong answers that are logged per stage.
     config_text: the configuration, by `main`.
     versions: of libraries and code, by `main`.
@@ -82,6 +89,9 @@ class System:
   seed: int = 0
   dtype: str = 'auto'
   checkpoint: str | None = None
+  mesh: MeshShape | None = None
+  topology: str = 'local'
+  architecture: tuple[str, ModelConfig] | None = None
   log_samples: int = 2
   config_text: str = ''
   versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -148,6 +158,10 @@ class System:
       run.evaluate(iteration)
     run.summarise()
     run.print_table()
+
+  def precompile(self) -> None:
+    """Compiles the programs for `topology`; prints what fits, and how fast."""
+    precompile.run(self)
 
 
 class Run:
