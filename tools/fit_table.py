@@ -2,7 +2,7 @@
 """What fits where: compiles recipes for meshes that are not here.
 
   JAX_PLATFORMS=cpu python tools/fit_table.py llama3_8b:v5e_16 [MODEL:MESH ...]
-    [--gin.NAME=VALUE ...] [--json=FILE]
+    [--gin.NAME=VALUE ...] [--json=FILE] [--sampling_only]
 
 Each argument is MODEL:MESH, names of files in gin/models and gin/meshes. The
 programs are those of --run_mode=precompile, for jsonl.gin's task; rows of
@@ -57,6 +57,7 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=(__doc__ or '').splitlines()[0])
   parser.add_argument('pairs', nargs='+', metavar='MODEL:MESH')
   parser.add_argument('--json', type=pathlib.Path)
+  parser.add_argument('--sampling_only', action='store_true')
   flags, rest = parser.parse_known_args()
   print(HEADER, flush=True)
   for pair in flags.pairs:
@@ -68,7 +69,9 @@ def main() -> None:
     arguments = commandline.parse([*_FIXED[:1], *files, *_FIXED[1:], *rest])
     system, _ = main_lib._configure(arguments)
     setup = dataclasses.replace(precompile.setup_of(system), **_TOKENS)
-    for report in precompile.check(setup, hardware.target(system.topology)):
+    target = hardware.target(system.topology)
+    train = not flags.sampling_only
+    for report in precompile.check(setup, target, train=train):
       print(row(model, mesh, report), flush=True)
       if flags.json:
         line = {'model': model, 'mesh_file': mesh, 'flags': rest}

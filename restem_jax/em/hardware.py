@@ -168,6 +168,9 @@ def _quiet():
   # It asks the metadata server of a TPU VM first, and writes what it thinks
   # of the answer straight to file descriptor 2.
   os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
+  if os.environ.get('JAX_PLATFORMS') == 'cpu':
+    # Its lock keeps processes apart that drive a TPU; this one only compiles.
+    os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
   null = os.open(os.devnull, os.O_WRONLY)
   saved = os.dup(2)
   try:

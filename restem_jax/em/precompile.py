@@ -76,13 +76,39 @@ class Report:
   advice: str  # what to change if it doesn't fit
 
 
-def check(setup: Setup, target: hardware.Target) -> Iterator[Report]:
-  """Compiles train step, prefill and decode, and reports on each."""
+def check(
+  setup: Setup, target: hardware.Target, *, train: bool = True
+) -> Iterator[Report]:
+  """Compiles train step, prefill and decode, and reports on each.
+
+  Args:
+    setup: what to compile.
+    target: for what.
+    train: whether the train step is among it.
+
+  Raises:
+    ValueError: the mesh can't be, or the rows do not divide over it.
+  """
   cpu = target.devices[0].platform == 'cpu'
   dtype = setup.dtype
   if dtype == 'auto':
     dtype = 'float32' if cpu else 'bfloat16'
   model = Model(setup.config, jnp.dtype(dtype))
+  if train:
+    yield _report(_train_program(model, setup, target), setup, target)
+  for program in programs.sampling(
+    model,
+    setup.sampling,
+    max_prompt_len=setup.max_prompt_len,
+    max_new_tokens=setup.max_new_tokens,
+    mesh=sampling_mesh(setup.config, target),
+  ):
+    yield _report(program, setup, target)
+
+
+def _train_program(
+  model: Model, setup: Setup, target: hardware.Target
+) -> programs.Program:
   mesh = (setup.mesh or MeshShape()).make(target.devices)
   shards = mesh.shape['data'] * mesh.shape['fsdp']
   rows = setup.trainer.batch_size // setup.trainer.num_microbatches
@@ -93,17 +119,7 @@ def check(setup: Setup, target: hardware.Target) -> Iterator[Report]:
       f'--gin.trainer.Trainer.batch_size='
       f'{shards * setup.trainer.num_microbatches} or a multiple of it'
     )
-  yield _report(
-    programs.train(model, setup.trainer, setup.row_len, mesh), setup, target
-  )
-  for program in programs.sampling(
-    model,
-    setup.sampling,
-    max_prompt_len=setup.max_prompt_len,
-    max_new_tokens=setup.max_new_tokens,
-    mesh=sampling_mesh(setup.config, target),
-  ):
-    yield _report(program, setup, target)
+  return programs.train(model, setup.trainer, setup.row_len, mesh)
 
 
 def setup_of(system: 'System') -> Setup:

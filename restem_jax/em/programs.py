@@ -112,7 +112,14 @@ def sampling(
   decode = jax.jit(
     lambda *args: slots_lib.decode(model, steps, *args), donate_argnums=1
   )
-  rows = max(1, settings.prefill_tokens // max_prompt_len)
+  shards = mesh.shape['data'] * mesh.shape['fsdp']
+  if b % shards:
+    raise ValueError(
+      f'{b} slots do not divide over {shards} devices; write '
+      f'--gin.generate.Sampling.num_slots={shards * math.ceil(b / shards)}'
+    )
+  rows = settings.prefill_tokens // max_prompt_len
+  rows = shards * max(1, rows // shards)
   prefix = jax.eval_shape(lambda: cache.empty(config, 1, 1, model.dtype))
   prefix = jax.tree.map(lambda x: here(x.shape, x.dtype), prefix)
   prefill = jax.jit(lambda *args: engine_lib._prefill(model, *args))

@@ -122,3 +122,18 @@ def test_sampling():
   assert cache < decode.held['cache'] < 1.1 * cache
   # Every slot attends to the whole cache, which is what the formula has.
   np.testing.assert_allclose(text_flops(decode), decode.model_flops, rtol=0.1)
+
+
+def test_slots_and_prompts_go_over_the_data_axis():
+  def lower(num_slots):
+    return programs.sampling(
+      Model(CONFIG),
+      Sampling(num_slots=num_slots, steps_per_call=4, prefill_tokens=64),
+      max_prompt_len=32,
+      max_new_tokens=31,
+      mesh=MeshShape().make(),
+    )
+
+  assert lower(16)[0].name == 'prefill of 8 x 32 tokens'
+  with pytest.raises(ValueError, match=r'12 slots .*num_slots=16'):
+    lower(12)
