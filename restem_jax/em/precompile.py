@@ -12,6 +12,7 @@ collectives. Nothing is loaded: arrays are shapes and shardings.
 """
 
 from collections.abc import Iterator
+import contextlib
 import dataclasses
 import logging
 import math
@@ -20,6 +21,7 @@ import time
 from typing import TYPE_CHECKING
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 import jax.numpy as jnp
 
 from restem_jax.em import hardware, hlo, programs
@@ -174,12 +176,16 @@ def _report(
   used, temp, cost, seconds = 0.0, None, None, None
   available = chip.hbm if chip else None
   try:
-    compiled = program.lowered.compile()
+    with _uncached():
+      compiled = program.lowered.compile()
   except jax.errors.JaxRuntimeError as e:
-    found = _OUT_OF_MEMORY.search(str(e))
-    if found is None:
+    if found := _OUT_OF_MEMORY.search(str(e)):
+      used, available = (_bytes(found[i]) for i in (1, 2))
+    elif found := _TEMPORARIES.search(str(e)):
+      temp, available = (_bytes(found[i]) for i in (1, 2))
+      used = temp + sum(program.held.values())
+    else:
       raise
-    used, available = (_bytes(found[i]) for i in (1, 2))
     fits = False
   else:
     memory = compiled.memory_analysis()
@@ -213,8 +219,28 @@ def _report(
   )
 
 
-# XLA: "Used 20.30G of 15.75G hbm."
+# What the TPU's compiler says: "Used 20.30G of 15.75G hbm", or, before it comes
+# to arguments, "… for HLO temporaries (30.59G) exceeds available HBM (15.75G)".
 _OUT_OF_MEMORY = re.compile(r'Used ([\d.]+[KMGT]?) of ([\d.]+[KMGT]?) hbm')
+_TEMPORARIES = re.compile(
+  r'temporaries \(([\d.]+[KMGT]?)\) exceeds available HBM \(([\d.]+[KMGT]?)\)'
+)
+
+
+@contextlib.contextmanager
+def _uncached() -> Iterator[None]:
+  """Turns the persistent cache of programs off.
+
+  What was compiled for devices that are not here can't be read back from it.
+  """
+  before = jax.config.jax_enable_compilation_cache
+  jax.config.update('jax_enable_compilation_cache', False)
+  compilation_cache.reset_cache()  # it remembers whether it was on
+  try:
+    yield
+  finally:
+    jax.config.update('jax_enable_compilation_cache', before)
+    compilation_cache.reset_cache()
 
 
 def _bytes(text: str) -> float:

@@ -93,22 +93,31 @@ def test_time_is_that_of_the_slowest():
   assert precompile.time_of(cost, chip) == 7  # 5 s of wires, 2 s of waiting
 
 
-class TooLarge:
-  """A lowered program that the TPU's compiler finds no room for."""
+# The two forms in which the TPU's compiler finds no room.
+TOO_LARGE = (
+  'RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20.30G of '
+  '15.75G hbm. Exceeded hbm capacity by 4.55G.'
+)
+TEMPORARIES = (
+  'RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for '
+  'HLO temporaries (17.30G) exceeds available HBM (15.75G).'
+)
+
+
+class Refused:
+  def __init__(self, message):
+    self.message = message
 
   def compile(self):
-    raise jax.errors.JaxRuntimeError(
-      'RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20.30G '
-      'of 15.75G hbm. Exceeded hbm capacity by 4.55G.'
-    )
+    raise jax.errors.JaxRuntimeError(self.message)
 
 
-def program(name='train step', **held):
+def program(name='train step', message=TOO_LARGE, **held):
   mesh = MeshShape(data=1, fsdp=-1).make()
   gib = {k: v * 2**30 for k, v in held.items()}
   return types.SimpleNamespace(
     name=name,
-    lowered=TooLarge(),
+    lowered=Refused(message),
     mesh=mesh,
     held=gib,
     tokens=1,
@@ -116,13 +125,22 @@ def program(name='train step', **held):
   )
 
 
-def test_by_how_much_it_does_not_fit():
+@pytest.mark.parametrize('message', [TOO_LARGE, TEMPORARIES])
+def test_by_how_much_it_does_not_fit(message):
   report = precompile._report(
-    program(weights=1.0, optimizer=2.0), SETUP, hardware.target('local')
+    program(message=message, weights=1.0, optimizer=2.0),
+    SETUP,
+    hardware.target('local'),
   )
   text = precompile.text_of(report)
   assert '20.30 GiB of 15.75 GiB: does NOT fit, by 4.55 GiB' in text
   assert 'to make it fit: write' in text
+
+
+def test_a_bug_of_the_compiler_is_no_lack_of_memory():
+  broken = program(message='INTERNAL: RET_CHECK failure')
+  with pytest.raises(jax.errors.JaxRuntimeError, match='RET_CHECK'):
+    precompile._report(broken, SETUP, hardware.target('local'))
 
 
 @pytest.mark.parametrize(
