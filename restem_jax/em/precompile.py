@@ -233,7 +233,7 @@ def _uncached() -> Iterator[None]:
 
   What was compiled for devices that are not here can't be read back from it.
   """
-  before = jax.config.jax_enable_compilation_cache
+  before = jax.config.jax_enable_compilation_cache  # pyright: ignore
   jax.config.update('jax_enable_compilation_cache', False)
   compilation_cache.reset_cache()  # it remembers whether it was on
   try:

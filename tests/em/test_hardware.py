@@ -53,8 +53,8 @@ def test_chips_count_not_cores(name, num, kind, host):
 
 @LIBTPU
 def test_a_grid_that_is_no_slice():
-  with pytest.raises(ValueError, match=r"TOPOLOGY='v5e:1x1': libtpu says"):
-    hardware.target('v5e:1x1')
+  with pytest.raises(ValueError, match=r"TOPOLOGY='v5e:3x3': libtpu says"):
+    hardware.target('v5e:3x3')
 
 
 def test_clocks_are_plausible():
