@@ -34,6 +34,7 @@ MACROS: Mapping[str, str] = {
   'NUM_TEST_PROBLEMS': 'how many test problems to use',
   'SEED': 'of every random draw',
   'CHECKPOINT': 'the checkpoint that --run_mode=evaluate loads',
+  'TOPOLOGY': "what --run_mode=precompile compiles for, 'v5e:4x4' or 'local'",
 }
 
 # What a macro may be, and an example; a value of another kind would fail far
@@ -46,6 +47,7 @@ _KINDS: Mapping[str, tuple[tuple[type, ...], str]] = {
   'MIXTURE': _TEXT,
   'EVAL_TASKS': ((list, tuple), '"[\'gsm8k\']"'),
   'CHECKPOINT': _TEXT,
+  'TOPOLOGY': ((str,), '"\'v5e:4x4\'"'),
   'SEED': ((int,), '0'),
   **{name: _COUNT for name in MACROS if name.startswith('NUM_')},
 }
@@ -76,7 +78,7 @@ usage: python -m restem_jax.main --gin_file=FILE [--gin_file=FILE ...]
                              the recipe uses for it. Wins over the files.
   --gin_search_paths=a,b     More directories of gin files.
   --run_mode=em              em (the whole loop, default), generate, score,
-                             select, improve, evaluate.
+                             select, improve, evaluate, precompile.
 
 Values are Python literals, so strings carry their own quotes inside those
 of the shell:

@@ -36,7 +36,7 @@ _PACKAGE = pathlib.Path(__file__).resolve().parent
 _GIN = pathlib.Path(gin.__file__).resolve().parent
 
 # Macros that say where, not what: the run may be moved and stays the same.
-_VOLATILE = frozenset({'MODEL_DIR', 'CHECKPOINT'})
+_VOLATILE = frozenset({'MODEL_DIR', 'CHECKPOINT', 'TOPOLOGY'})
 
 
 def run(

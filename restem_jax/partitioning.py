@@ -9,6 +9,8 @@ one of them would only show as a slow run.
 """
 
 from collections.abc import Mapping, Sequence
+import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -28,6 +30,9 @@ RULES: Mapping[str, str | tuple[str, ...] | None] = {
   'heads': 'tensor',
   'kv_heads': 'tensor',
   'head_dim': None,
+  # The loss turns `fsdp` from the rows of a chunk to its logits.
+  'loss_batch': 'data',
+  'loss_vocab': ('fsdp', 'tensor'),
 }
 # Activations keep `embed` whole: `fsdp` already splits their batch.
 ACTIVATION_RULES = {**RULES, 'embed': None}
@@ -109,3 +114,24 @@ def constrain(x: jax.Array, axes: Sequence[str | None]) -> jax.Array:
   if jax.sharding.get_abstract_mesh().empty:
     return x
   return jax.lax.with_sharding_constraint(x, spec(axes, ACTIVATION_RULES))
+
+
+def num_shards(axis: str) -> int:
+  """Into how many parts the context's mesh splits a logical axis; 1 without."""
+  mesh = jax.sharding.get_abstract_mesh()
+  target = ACTIVATION_RULES[axis]
+  names = (target,) if isinstance(target, str) else target or ()
+  return math.prod(mesh.shape.get(name, 1) for name in names)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeshShape:
+  """Sizes of the mesh axes; one may be -1: what the others leave."""
+
+  data: int = -1
+  fsdp: int = 1
+  tensor: int = 1
+
+  def make(self, devices: Sequence[Any] | None = None) -> Mesh:
+    """The mesh over `devices`, by default all there are (`make_mesh`)."""
+    return make_mesh(self.data, self.fsdp, self.tensor, devices)

@@ -1,16 +1,21 @@
 """Every top recipe, as the command line reads it, up to its System."""
 
 import json
+import math
 import pathlib
 
 import pytest
 
 from restem_jax import commandline, main
+from restem_jax.em import hardware, precompile
 from restem_jax.em.loop import System
 from restem_jax.em.task import Task
 
 RECIPES = sorted(p.name for p in commandline.RECIPES.glob('*.gin'))
-MODES = ('em', 'generate', 'score', 'select', 'improve', 'evaluate')
+MODES = (
+  *('em', 'generate', 'score', 'select', 'improve', 'evaluate'),
+  'precompile',
+)
 
 
 @pytest.fixture(scope='module')
@@ -35,11 +40,12 @@ def build(data_path):
     for shared in main.gin._SINGLETONS.values():
       shared.close()
 
-  def build(recipe, **macros) -> System:
+  def build(recipe, *more, **macros) -> System:
     close()
     macros = {'DATA_PATH': str(data_path)} | macros
     flags = [f'--gin.{name}={value!r}' for name, value in macros.items()]
-    arguments = commandline.parse([f'--gin_file={recipe}', *flags])
+    files = [f'--gin_file={name}' for name in (recipe, *more)]
+    arguments = commandline.parse([*files, *flags])
     system, _ = main._configure(arguments)
     built.append(system)
     return system
@@ -103,6 +109,7 @@ def test_the_macros_are_those_that_help_names():
     *('MODEL_DIR', 'WEIGHTS', 'MIXTURE', 'EVAL_TASKS', 'DATA_PATH'),
     *('NUM_ITERATIONS', 'NUM_SAMPLES', 'NUM_TRAIN_PROBLEMS'),
     *('NUM_VALIDATION_PROBLEMS', 'NUM_TEST_PROBLEMS', 'SEED', 'CHECKPOINT'),
+    'TOPOLOGY',
   }
 
 
@@ -147,3 +154,44 @@ def test_a_mistake_is_one_line(refused):
   assert 'Selection.max_per_problem=0; write 1 or more' in line
   assert 'num_epochs' in refused('math.gin', '--gin.trainer.Trainer.epochs=1')
   assert 'WEIGHTS' in refused('jsonl.gin', "--gin.WEIGHT='w'")
+
+
+def published(folder):
+  return sorted(
+    f'{folder}/{p.name}' for p in (commandline.RECIPES / folder).glob('*.gin')
+  )
+
+
+@pytest.mark.parametrize('model', published('models'))
+def test_a_model_has_its_published_size(model, build):
+  """The number of parameters that its header states is that of its shapes."""
+  system = build('jsonl.gin', model)
+  weights, config = system.architecture
+  assert weights == system.weights
+  header = (
+    (commandline.RECIPES / model).read_text().partition('from __gin__')[0]
+  )
+  header = ' '.join(header.replace('#', ' ').split())
+  assert f'{config.num_params:,} parameters' in header
+  # Nothing is downloaded for it.
+  assert precompile.setup_of(system).config is config
+
+
+def test_the_recipes_architecture_is_not_taken_for_other_weights(build):
+  system = build('jsonl.gin', 'models/llama3_8b.gin', WEIGHTS='/nowhere.gguf')
+  with pytest.raises(ValueError, match=r'/nowhere\.gguf'):
+    precompile.setup_of(system)
+
+
+@pytest.mark.parametrize('mesh', published('meshes'))
+def test_a_mesh_takes_its_batch(mesh, build):
+  system = build('jsonl.gin', mesh)
+  numbers = mesh.removesuffix('.gin').replace('x', '_').split('_')
+  num_devices = int(numbers[-1])
+  shape = system.mesh.make([object()] * num_devices).shape
+  rows = system.trainer.batch_size / system.trainer.num_microbatches
+  assert rows % (shape['data'] * shape['fsdp']) == 0
+  if system.topology != 'local':
+    hardware_name, _, grid = system.topology.partition(':')
+    assert hardware_name in hardware.CHIPS
+    assert math.prod(map(int, grid.split('x'))) == num_devices

@@ -67,6 +67,10 @@ class Sampling:
         f'{", ".join(KV_DTYPES)}'
       )
 
+  def kv(self) -> str | None:
+    """`kv_dtype` as the engine takes it."""
+    return None if self.kv_dtype == 'auto' else self.kv_dtype
+
 
 def _common_prefix(prompts: Sequence[tuple[int, ...]]) -> int:
   """Leading tokens that all share, the last token of each left out."""
@@ -132,7 +136,6 @@ class Sampler:
       len(ids)
       - max((len(p) for p in self._prefixes if ids[: len(p)] == p), default=0)
     )
-    kv_dtype = self.sampling.kv_dtype
     return engine_lib.Engine(
       self.model,
       stops,
@@ -142,7 +145,7 @@ class Sampler:
       num_slots=self.sampling.num_slots,
       steps_per_call=self.sampling.steps_per_call,
       prefill_tokens=self.sampling.prefill_tokens,
-      kv_dtype=None if kv_dtype == 'auto' else kv_dtype,
+      kv_dtype=self.sampling.kv(),
     )
 
   @property

@@ -26,6 +26,7 @@ from restem_jax.em import (
   evaluate,
   generate,
   improve,
+  precompile,
   provenance,
   score,
   select,
@@ -35,7 +36,9 @@ from restem_jax.em.generate import Sampler, Sampling
 from restem_jax.em.policy import Policies
 from restem_jax.em.sampled import SampledEvaluation
 from restem_jax.em.task import Task
+from restem_jax.models.config import ModelConfig
 from restem_jax.models.transformer import Params
+from restem_jax.partitioning import MeshShape
 from restem_jax.records import EvalReport
 from restem_jax.training.trainer import Preempted, Trainer
 
@@ -66,6 +69,10 @@ class System:
     checkpoint: what `evaluate` looks at: a step's folder or the folder above
       it; None for the base model and every iteration.
     sampled: pass@k and maj@k in evaluations; by default greedy only.
+    mesh: how the M-step splits parameters and batches; None for one device.
+    topology: what `precompile` compiles for (`hardware.target`).
+    architecture: (weights, their architecture): lets `precompile` do without
+      these weights. A run takes it from the weights themselves.
     log_samples: right and wrong answers that are logged per stage.
     config_text: the configuration, by `main`.
     versions: of libraries and code, by `main`.
@@ -85,6 +92,9 @@ class System:
   dtype: str = 'auto'
   checkpoint: str | None = None
   sampled: SampledEvaluation = SampledEvaluation()
+  mesh: MeshShape | None = None
+  topology: str = 'local'
+  architecture: tuple[str, ModelConfig] | None = None
   log_samples: int = 2
   config_text: str = ''
   versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -151,6 +161,10 @@ class System:
       run.evaluate(iteration)
     run.summarise()
     run.print_table()
+
+  def precompile(self) -> None:
+    """Compiles the programs for `topology`; prints what fits, and how fast."""
+    precompile.run(self)
 
 
 class Run:
@@ -386,5 +400,5 @@ class Run:
     summary.write(self.directory)
 
   def print_table(self) -> None:
-    """Prints the table of iterations."""
+    """The table of iterations."""
     summary.print_table(self.directory, self.system.task.name)

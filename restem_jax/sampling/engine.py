@@ -260,9 +260,9 @@ class Engine:
     for request in requests:
       bucket = self._bucket(request)
       waiting.setdefault(bucket, []).append(request)
-      if len(waiting[bucket]) == self.shape.rows(bucket):
+      if len(waiting[bucket]) == self.programs.rows(bucket):
         yield prefill(bucket)
-      elif sum(map(len, waiting.values())) > 8 * self.shape.rows(
+      elif sum(map(len, waiting.values())) > 8 * self.programs.rows(
         self.shape.buckets[0]
       ):
         yield prefill(max(waiting, key=lambda bucket: len(waiting[bucket])))
@@ -306,7 +306,7 @@ class Engine:
   def _prefill(
     self, params, prefix, bucket: int, group: list[Request]
   ) -> _Prefilled:
-    rows = self.shape.rows(bucket)
+    rows = self.programs.rows(bucket)
     tokens = np.zeros((rows, bucket), np.int32)
     number, start = np.full(rows, -1, np.int32), np.zeros(rows, np.int32)
     for row, request in enumerate(group):

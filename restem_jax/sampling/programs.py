@@ -77,14 +77,6 @@ class Shape:
     longest = -(-(self.max_prompt_len - 1 + self.max_new_tokens) // 32) * 32
     return cache.segment_lens(longest, self.segment_len)
 
-  def rows(self, bucket: int) -> int:
-    """Prompts per prefill call.
-
-    A function of the bucket alone: the shape of the call, and with it the
-    rounding of a prompt's keys, does not depend on the prompt's neighbours.
-    """
-    return max(1, self.prefill_tokens // bucket)
-
   def no_fill(self) -> slots_lib.Fill:
     """Numpy arrays to be filled in, for one call of insert."""
     # A call costs what its rows cost, filled or not; refills are few at once.
@@ -110,24 +102,35 @@ class Programs:
     """
     self.model, self.stops, self.shape, self.mesh = model, stops, shape, mesh
     self.kv_dtype = jnp.dtype(shape.kv_dtype or model.dtype)
+    self._parts = 1
     if mesh is not None:
-      parts = mesh.shape['data'] * mesh.shape['fsdp']
+      self._parts = parts = mesh.shape['data'] * mesh.shape['fsdp']
       if shape.num_slots % parts:
         raise ValueError(
-          f'num_slots={shape.num_slots} does not divide by the {parts} parts '
-          'of the mesh axes data and fsdp; write a multiple'
+          f'{shape.num_slots} slots do not divide over the {parts} parts of '
+          'the mesh axes data and fsdp; write generate.Sampling.num_slots='
+          f'{-(-shape.num_slots // parts) * parts}'
         )
     self.compiled: dict[tuple[str, int], Callable[..., Any]] = {}
     self._unstack = jax.jit(
       model.unstacked, out_shardings=self._param_shardings()
     )
     self._empty = jax.jit(
-      self._make_empty, out_shardings=self._shardings(self._state(), _SLOTS)
+      self._make_empty, out_shardings=self._shardings(self.state(), _SLOTS)
     )
 
   def __len__(self) -> int:
     jitted: Any = (self._unstack, self._empty)
     return len(self.compiled) + sum(fn._cache_size() for fn in jitted)
+
+  def rows(self, bucket: int) -> int:
+    """Prompts per prefill call, a multiple of the parts of the mesh.
+
+    A function of the bucket alone: the shape of the call, and with it the
+    rounding of a prompt's keys, does not depend on the prompt's neighbours.
+    """
+    rows = max(1, self.shape.prefill_tokens // bucket)
+    return -(-rows // self._parts) * self._parts
 
   def keys(self) -> list[tuple[str, int]]:
     """Every (kind, size) that sampling may run."""
@@ -140,7 +143,7 @@ class Programs:
     """Traces one of `keys`; nothing is allocated."""
     model, shape = self.model, self.shape
     donate: tuple[int, ...] = ()
-    axes, rows = _PROMPTS, shape.rows(size) if size else 1
+    axes, rows = _PROMPTS, self.rows(size) if size else 1
     ints = lambda *dims: jax.ShapeDtypeStruct(dims, jnp.int32)
     scalar = np.uint32(0)
     if kind == 'prefix':
@@ -149,11 +152,12 @@ class Programs:
     elif kind == 'prefill':
       fn = functools.partial(slots_lib.prefill, model)
       tokens = (ints(rows, size), ints(rows), ints(rows))
+      tokens = self._abstract(tokens, _SLOTS)
       args = (self.params(), *tokens, self._prefix())
     elif kind == 'insert':
       fn, donate, axes = slots_lib.insert, (0,), _SLOTS
       fill = (shape.no_fill(), scalar, scalar)
-      args = (self._state(), self._prompts(rows, size), *fill)
+      args = (self.state(), self._prompts(rows, size), *fill)
     else:
       assert kind == 'decode', kind
       fn = functools.partial(
@@ -161,9 +165,14 @@ class Programs:
       )
       donate, axes = (1,), _SLOTS
       tail = (policies.GREEDY.scalars(), (self.stops.is_eos, self.stops.table))
-      args = (self.params(), self._state(), self._prefix(), *tail)
+      args = (self.params(), self.state(), self._prefix(), *tail)
     out = self._shardings(jax.eval_shape(fn, *args), axes)
-    return jax.jit(fn, donate_argnums=donate, out_shardings=out).lower(*args)
+    jitted = jax.jit(fn, donate_argnums=donate, out_shardings=out)
+    # The prefixes' one row can't be split as activations of a mesh are.
+    if self.mesh is None or kind == 'prefix':
+      return jitted.lower(*args)
+    with jax.set_mesh(self.mesh):
+      return jitted.lower(*args)
 
   def run(self, kind: str, size: int, *args):
     """Runs a program, compiling it if it is not there yet."""
@@ -202,7 +211,7 @@ class Programs:
     prompts = self._prompts(1, self.shape.prefill_tokens)
     return {
       'weights': size(self.model.abstract_params(self.model.dtype)),
-      'kv': size(self._state().cache),
+      'kv': size(self.state().cache),
       'prefix': size(self._prefix()),
       'prompts': size(prompts),
       'logits': self.shape.num_slots * self.model.config.vocab_size * 4,
@@ -258,7 +267,8 @@ class Programs:
       self.kv_dtype,
     )
 
-  def _state(self) -> slots_lib.State:
+  def state(self) -> slots_lib.State:
+    """Abstract slots."""
     return self._abstract(jax.eval_shape(self._make_empty), _SLOTS)
 
   def _prompts(self, rows: int, length: int) -> tuple[cache.KV, ...]:

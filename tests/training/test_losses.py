@@ -11,6 +11,7 @@ import numpy as np
 import packed
 import pytest
 
+from restem_jax import partitioning
 from restem_jax.models.transformer import Model
 from restem_jax.training import losses
 
@@ -189,3 +190,26 @@ def test_bfloat16_compute_sums_in_f32(built):
   assert total.dtype == weight.dtype == jnp.float32
   exact, _ = fn(built[0], params, batch)
   assert total == pytest.approx(float(exact), rel=0.02)
+
+
+@pytest.mark.parametrize('tied', [True, False])
+@pytest.mark.parametrize('sizes', [(8, 1, 1), (1, 8, 1), (2, 2, 2)])
+def test_a_mesh_changes_nothing(tied, sizes):
+  """Rows stay on their devices, and `fsdp` splits the vocabulary."""
+  fields = {'tied_embeddings': tied, 'num_heads': 4, 'num_kv_heads': 4}
+  model, params = networks.build(fields)
+  feed = packed.feed(packed.random_examples(12), batch_size=8, row_len=16)
+  batch = packed.first_batch(feed)
+  fn = lambda p, b: losses.weighted_nll(model, p, b, chunk_size=5)
+  both = lambda p, b: jax.value_and_grad(fn, has_aux=True)(p, b)
+  (total, weight), grad = jax.jit(both)(params, batch)
+  mesh = partitioning.make_mesh(*sizes)
+  placed = jax.device_put(
+    params, partitioning.shardings(mesh, model.logical_axes())
+  )
+  rows = jax.sharding.NamedSharding(mesh, partitioning.spec(('batch', None)))
+  with jax.set_mesh(mesh):
+    got = jax.jit(both)(placed, jax.device_put(batch, rows))
+  np.testing.assert_allclose(got[0], (total, weight), rtol=1e-5)
+  for a, b in zip(jax.tree.leaves(got[1]), jax.tree.leaves(grad), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)

@@ -1,0 +1,200 @@
+"""Launchers, by dry runs, and by shells in which gcloud and others are fakes.
+
+A fake does what the real program does with its text: it hands it to a shell.
+What the run gets must be what was written, hostile or not.
+"""
+
+import json
+import os
+import pathlib
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+TOOLS = pathlib.Path(__file__).parents[2] / 'tools' / 'launch'
+
+HOSTILE = [
+  '--gin_file=math.gin',
+  "--gin.WEIGHTS='hf://a/b'",
+  '--gin.NAME="two words"  ',
+  '--gin.A=$(touch /tmp/owned) `id` $HOME',
+  '--gin.B=; rm -rf / && echo | cat > x',
+  "--gin.C='''\\''",
+  '--gin.D=*?[a-z]{1,2}~!#%',
+  '--gin.E=ä™',
+  '',
+]
+LINES = '--gin.F=first\nsecond'
+
+FAKES = {
+  'gcloud': 'for a; do case $a in --command=*) bash -c "${a#--command=}";; esac; done',
+  'xpk': 'for a; do case $a in --command=*) bash -c "${a#--command=}";; esac; done',
+  'sbatch': 'bash',  # the script comes on stdin
+  'srun': 'shift; exec "$@"',
+}
+PYTHON = f"""#!{sys.executable}
+import json, os, sys
+print(json.dumps([os.getcwd(), os.environ.get('NOTE'), sys.argv[1:]]))
+"""
+
+LAUNCHERS = {
+  'tpu_pod': ['--name=t', '--zone=z'],
+  'gke': [
+    '--cluster=c',
+    '--workload=w',
+    '--tpu_type=v5litepod-16',
+    '--image=i',
+  ],
+  'slurm': ['--nodes=2', '--partition=p'],
+  'gpu_box': [],
+}
+
+
+@pytest.fixture
+def place(tmp_path):
+  """A folder of fakes, and one with a hard name to run in."""
+  for name, text in FAKES.items():
+    (tmp_path / name).write_text(f'#!/bin/bash\n{text}\n')
+    (tmp_path / name).chmod(0o755)
+  python = tmp_path / 'my python'
+  python.write_text(PYTHON)
+  python.chmod(0o755)
+  (tmp_path / "it's here; $x").mkdir()
+  return tmp_path
+
+
+def launch(name, *flags, path=None):
+  env = dict(os.environ)
+  if path is not None:
+    env['PATH'] = f'{path}:{env["PATH"]}'
+  return subprocess.run(
+    [sys.executable, TOOLS / f'{name}.py', *flags],
+    capture_output=True,
+    text=True,
+    env=env,
+    timeout=60,
+  )
+
+
+@pytest.mark.parametrize('name', LAUNCHERS)
+def test_arguments_arrive_as_written(name, place):
+  workdir = place / "it's here; $x"
+  arguments = [*HOSTILE, *([] if name == 'gke' else [LINES])]
+  note = 'NOTE=a "b" $c'
+  done = launch(
+    name,
+    *LAUNCHERS[name],
+    f'--workdir={workdir}',
+    f'--python={place / "my python"}',
+    f'--env={note}',
+    '--',
+    *arguments,
+    path=place,
+  )
+  assert done.returncode == 0, done.stderr
+  cwd, got_note, got = json.loads(done.stdout)
+  assert got == ['-m', 'restem_jax.main', *arguments]
+  assert (cwd, got_note) == (str(workdir), 'a "b" $c')
+
+
+@pytest.mark.parametrize('name', LAUNCHERS)
+def test_a_dry_run_prints_what_a_shell_would_run(name, place):
+  flags = [f'--workdir={place}', f'--python={place / "my python"}']
+  done = launch(
+    name, *LAUNCHERS[name], *flags, '--dry_run', '--', *HOSTILE, path=place
+  )
+  assert done.returncode == 0, done.stderr
+  first, _, script = done.stdout.partition('\n')
+  if name == 'gpu_box':
+    first += ' wait'
+  ran = subprocess.run(
+    ['bash', '-c', first],
+    input=script,
+    capture_output=True,
+    text=True,
+    env=os.environ | {'PATH': f'{place}:{os.environ["PATH"]}'},
+    timeout=60,
+  )
+  assert json.loads(ran.stdout)[2] == ['-m', 'restem_jax.main', *HOSTILE]
+
+
+def test_a_pod_slice_runs_it_on_all_workers():
+  flags = ('--name=my-tpu', '--zone=us-west4-a', '--project=p', '--dry_run')
+  done = launch('tpu_pod', *flags, '--', '--gin_file=math.gin')
+  assert shlex.split(done.stdout) == [
+    *('gcloud', 'compute', 'tpus', 'tpu-vm', 'ssh', 'my-tpu'),
+    *('--zone=us-west4-a', '--worker=all', '--project=p'),
+    '--command=cd restem_jax && exec python -m restem_jax.main '
+    '--gin_file=math.gin',
+  ]
+
+
+def test_slurm_starts_a_process_per_node():
+  flags = ('--nodes=4', '--requeue', '--dry_run')
+  done = launch('slurm', *flags, '--', '--gin_file=math.gin')
+  head, shebang, task, rest = done.stdout.split('\n')
+  words = shlex.split(head)
+  assert {'sbatch', '--nodes=4', '--ntasks-per-node=1'} <= set(words)
+  assert {'--signal=TERM@120', '--requeue'} <= set(words)
+  assert shebang == '#!/bin/bash' and not rest
+  assert shlex.split(task)[:4] == [
+    'exec',
+    'srun',
+    '--kill-on-bad-exit=1',
+    'bash',
+  ]
+
+
+def test_gke_is_one_workload():
+  flags = [*LAUNCHERS['gke'], '--num_slices=2', '--zone=z', '--dry_run']
+  words = shlex.split(launch('gke', *flags, '--', '--gin_file=a.gin').stdout)
+  assert words[:3] == ['xpk', 'workload', 'create']
+  assert {'--tpu-type=v5litepod-16', '--num-slices=2', '--zone=z'} <= set(words)
+  assert {'--docker-image=i', '--cluster=c', '--workload=w'} <= set(words)
+  refused = launch('gke', *flags, '--', LINES)
+  assert refused.returncode == 2 and 'a line break' in refused.stderr
+
+
+def test_a_box_can_have_a_process_per_gpu():
+  done = launch('gpu_box', '--processes=2', '--dry_run', '--', '--gin_file=a')
+  lines = done.stdout.splitlines()
+  assert len(lines) == 2
+  for index, line in enumerate(lines):
+    assert f'CUDA_VISIBLE_DEVICES={index} ' in line
+    assert '--coordinator_address=localhost:8476 --process_count=2' in line
+    assert f'--process_index={index}' in line
+
+
+def test_a_box_ends_the_others_if_one_fails(place):
+  python = place / 'my python'
+  python.write_text(
+    '#!/bin/bash\n'
+    'case "$*" in *--process_index=1*) exit 3;; esac\nexec sleep 50\n'
+  )
+  done = launch('gpu_box', '--processes=2', f'--python={python}', '--', 'x')
+  assert done.returncode == 3
+
+
+@pytest.mark.parametrize('name', LAUNCHERS)
+def test_mistakes(name):
+  flags = LAUNCHERS[name]
+  done = launch(name, *flags, '--gin_file=math.gin')
+  assert done.returncode == 2
+  done = launch(name, *flags)
+  assert done.returncode == 2 and 'write -- and then' in done.stderr
+  done = launch(name, *flags, '--env=a b', '--', 'x')
+  assert done.returncode == 2 and 'write --env=NAME=VALUE' in done.stderr
+
+
+def test_what_is_not_installed(place):
+  for name in FAKES:
+    (place / name).unlink()
+  done = subprocess.run(
+    [sys.executable, TOOLS / 'tpu_pod.py', *LAUNCHERS['tpu_pod'], '--', 'x'],
+    capture_output=True,
+    text=True,
+    env=os.environ | {'PATH': str(place)},
+  )
+  assert done.returncode == 127 and 'gcloud is not installed' in done.stderr

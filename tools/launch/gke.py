@@ -1,0 +1,41 @@
+#!/usr/bin/env python3
+"""Runs a recipe on GKE through xpk: one workload, a process per host.
+
+  tools/launch/gke.py --cluster=c --workload=math-1 --tpu_type=v5litepod-16 \
+      --zone=us-west4-a --image=gcr.io/project/restem_jax -- \
+      --gin_file=math.gin --gin_file=meshes/v5e_16.gin
+
+Wants xpk, and an image in which --workdir has restem_jax installed.
+"""
+
+import shell
+
+
+def main() -> int:
+  """Parses the flags and runs xpk."""
+  parser = shell.parser(__doc__ or '')
+  for name in ('cluster', 'workload', 'image'):
+    parser.add_argument(f'--{name}', required=True)
+  parser.add_argument('--tpu_type', required=True, help='such as v5litepod-16')
+  parser.add_argument('--zone')
+  parser.add_argument('--project')
+  parser.add_argument('--num_slices', type=int, default=1)
+  flags, arguments = shell.parse(parser)
+  words = ['xpk', 'workload', 'create']
+  words += [f'--cluster={flags.cluster}', f'--workload={flags.workload}']
+  words += [f'--tpu-type={flags.tpu_type}', f'--docker-image={flags.image}']
+  words += [f'--num-slices={flags.num_slices}']
+  words += [
+    f'--{name}={value}'
+    for name in ('zone', 'project')
+    if (value := getattr(flags, name))
+  ]
+  text = shell.remote(flags, arguments)
+  if '\n' in text:  # xpk writes it into a line of YAML
+    parser.error('an argument has a line break, which xpk does not carry')
+  words.append(f'--command={text}')
+  return shell.run(words, flags.dry_run)
+
+
+if __name__ == '__main__':
+  raise SystemExit(main())
