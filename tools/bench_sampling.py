@@ -295,36 +295,37 @@ def main() -> None:
   if unknown := set(figures) - set(UNITS):
     parser.error(f'no figure {sorted(unknown)}; write some of {sorted(UNITS)}')
 
-  # What wants the machine's memory or start-up for itself goes first.
-  values: dict[str, float] = {}
-  if 'first_sample_s' in figures:
-    values['first_sample_s'] = first_sample_s(args)
-  if 'w3_peak_over_computed' in figures:
-    values['w3_peak_over_computed'] = in_process(args, 'w3_peak_over_computed')
-  bench = Bench(args)
-  if any(figure.startswith('w1') for figure in figures):
-    seconds = w1_seconds(bench)
-    values['w1_tokens_per_s'] = QUESTIONS * SAMPLES * NEW / seconds
-    if 'w1_share_of_limit' in figures:
-      values['w1_share_of_limit'] = limit_seconds(bench) / seconds
-    if 'w1_over_transformers' in figures:
-      values['w1_over_transformers'] = over_transformers(seconds)
-  if 'w2_utilisation' in figures:
-    values['w2_utilisation'] = w2_utilisation(bench)
-  if 'compilations_after_warmup' in figures:
-    count = compilations_after_warmup(bench)
-    values['compilations_after_warmup'] = count
-  for figure in figures:
+  def show(figure: str, value: float) -> None:
     row = {
       'figure': figure,
-      'value': round(values[figure], 3),
+      'value': round(value, 3),
       'unit': UNITS[figure],
       'workload': f'{args.weights or "SmolLM2-135M shape, random weights"}, '
-      f'{jnp.dtype(bench.model.dtype)}',
+      f'{policy_lib.compute_dtype(args.dtype)}',
       'machine': f'{platform.machine()}, {os.cpu_count()} cores, '
       f'{jax.default_backend()}, jax {jax.__version__}',
     }
     print(json.dumps(row), flush=True)
+
+  # What wants the machine's memory or start-up for itself goes first.
+  if 'first_sample_s' in figures:
+    show('first_sample_s', first_sample_s(args))
+  if 'w3_peak_over_computed' in figures:
+    figure = 'w3_peak_over_computed'
+    show(figure, in_process(args, figure))
+  bench = Bench(args)
+  if any(figure.startswith('w1') for figure in figures):
+    seconds = w1_seconds(bench)
+    if 'w1_tokens_per_s' in figures:
+      show('w1_tokens_per_s', QUESTIONS * SAMPLES * NEW / seconds)
+    if 'w1_share_of_limit' in figures:
+      show('w1_share_of_limit', limit_seconds(bench) / seconds)
+    if 'w1_over_transformers' in figures:
+      show('w1_over_transformers', over_transformers(seconds))
+  if 'w2_utilisation' in figures:
+    show('w2_utilisation', w2_utilisation(bench))
+  if 'compilations_after_warmup' in figures:
+    show('compilations_after_warmup', compilations_after_warmup(bench))
 
 
 if __name__ == '__main__':
