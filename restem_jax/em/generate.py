@@ -15,8 +15,9 @@ import functools
 import logging
 
 from etils import epath
+from jax.sharding import Mesh
 
-from restem_jax import metrics, shards
+from restem_jax import metrics, partitioning, shards
 from restem_jax.em.task import SPLITS, Task
 from restem_jax.models.transformer import Model, Params
 from restem_jax.records import Problem, Sample, to_json
@@ -80,9 +81,16 @@ class Sampler:
     model: Model,
     tokenizer: Tokenizer,
     sampling: Sampling,
+    mesh: Mesh | None = None,
   ):
     self.task, self.model, self.tokenizer = task, model, tokenizer
-    self.sampling = sampling
+    self.sampling, self.mesh = sampling, mesh
+    parts = 1 if mesh is None else partitioning.batch_parts(mesh)
+    if sampling.num_slots % parts:
+      raise ValueError(
+        f'Sampling.num_slots={sampling.num_slots} must be a multiple of '
+        f'{parts}, the data x fsdp devices of the mesh'
+      )
 
   @functools.cached_property
   def _prompts(self) -> dict[str, tuple[int, ...]]:
@@ -127,6 +135,7 @@ class Sampler:
       num_slots=self.sampling.num_slots,
       steps_per_call=self.sampling.steps_per_call,
       prefill_tokens=self.sampling.prefill_tokens,
+      mesh=self.mesh,
     )
 
   @property

@@ -11,6 +11,7 @@ import json
 from typing import Any
 
 from etils import epath
+from jax.sharding import Mesh
 
 from restem_jax import checkpoints as checkpoints_lib, metrics, shards
 from restem_jax.data import examples as examples_lib
@@ -49,6 +50,7 @@ def improve(
   seed: int,
   iteration: int,
   metrics_dir: epath.Path,
+  mesh: Mesh | None = None,
 ) -> Outcome:
   """Trains, unless that is done; resumes from the latest checkpoint.
 
@@ -61,6 +63,7 @@ def improve(
     seed: of validation; greedy decoding draws nothing.
     iteration: part of the shuffles' seed.
     metrics_dir: gets loss and reward curves.
+    mesh: where it trains; `init_params` are born there.
   """
   if (outcome := read(directory)) is not None:
     if any(directory.glob('*/opt_state')):  # killed before they were deleted
@@ -83,6 +86,7 @@ def improve(
       ),
       writer,
       what,
+      mesh,
     )
     best = checkpoints.best_step
     assert best is not None, history

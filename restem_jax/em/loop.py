@@ -20,6 +20,7 @@ import json
 import logging
 
 from etils import epath
+from jax.sharding import Mesh
 
 from restem_jax import checkpoints
 from restem_jax.em import (
@@ -35,6 +36,7 @@ from restem_jax.em.generate import Sampler, Sampling
 from restem_jax.em.policy import Policies
 from restem_jax.em.task import Task
 from restem_jax.models.transformer import Params
+from restem_jax.partitioning import MeshShape
 from restem_jax.records import EvalReport
 from restem_jax.training.trainer import Preempted, Trainer
 
@@ -60,6 +62,7 @@ class System:
     num_iterations: the paper: 3 for MATH, 2 for code.
     init: 'base' (ReST^EM) or 'previous' (ReST): where an M-step starts.
     seed: of sampling.
+    mesh: devices that the model is spread over; None for one device.
     dtype: compute dtype: auto, float32 or bfloat16 (`policy.Policies`);
       master weights are f32 always.
     checkpoint: what `evaluate` looks at: a step's folder or the folder above
@@ -80,6 +83,7 @@ class System:
   num_iterations: int = 2
   init: str = 'base'
   seed: int = 0
+  mesh: MeshShape | None = None
   dtype: str = 'auto'
   checkpoint: str | None = None
   log_samples: int = 2
@@ -189,6 +193,7 @@ class Run:
         self._policies.model,
         self._policies.tokenizer,
         self.system.sampling,
+        self.mesh,
       )
       for task in tasks
     }
@@ -210,11 +215,16 @@ class Run:
       iteration += 1
     return iteration
 
+  @functools.cached_property
+  def mesh(self) -> Mesh | None:
+    return self.system.mesh and self.system.mesh.make()
+
   def params(self, iteration: int) -> Params:
     """f32 parameters of an iteration's policy; 0 is the base model."""
     if iteration:
-      return self._policies.restore(self.path(iteration, 'checkpoints'))
-    return self._policies.base()
+      path = self.path(iteration, 'checkpoints')
+      return self._policies.restore(path, self.mesh)
+    return self._policies.base(self.mesh)
 
   # The stages of one iteration.
 
@@ -319,6 +329,7 @@ class Run:
         seed=self.system.seed,
         iteration=iteration,
         metrics_dir=self.directory / 'metrics',
+        mesh=self.mesh,
       )
 
   def evaluate(self, iteration: int) -> Reports:
@@ -344,7 +355,7 @@ class Run:
     name = '-'.join([*step.parts[-3:], digest]).strip('/')
     return self._evaluate(
       self.directory / 'evaluations' / name,
-      lambda: self._policies.restore(checkpoint),
+      lambda: self._policies.restore(checkpoint, self.mesh),
       0,
       f'evaluate {name}',
     )

@@ -8,6 +8,7 @@ gin (`main` renders the configuration to text).
 from collections.abc import Mapping
 import difflib
 import logging
+import re
 
 from etils import epath
 
@@ -17,9 +18,13 @@ _log = logging.getLogger(__name__)
 
 _VERSION = '# version: '
 _FINGERPRINT = '# fingerprint: '
-# More iterations may be asked for later, and the engine's shape changes no
-# contract; everything else decides what the files hold.
-_FREE = ('NUM_ITERATIONS', 'LOG_SAMPLES')
+# More iterations may be asked for later, and another mesh or number of hosts
+# may go on: they change rounding only. Everything else decides what the files
+# hold.
+_FREE = re.compile(
+  r'(NUM_ITERATIONS|LOG_SAMPLES|(\w+\.)*System\.mesh|(\w+\.)*MeshShape\.\w+) = '
+  r'|(from restem_jax )?import (restem_jax\.)?partitioning\b'
+)
 
 
 def _identity(text: str) -> list[str]:
@@ -29,7 +34,7 @@ def _identity(text: str) -> list[str]:
     for line in text.splitlines()
     if line
     and (not line.startswith('#') or line.startswith(_FINGERPRINT))
-    and line.split(' = ')[0] not in _FREE
+    and not _FREE.match(line)
   ]
 
 
