@@ -130,15 +130,20 @@ class Checkpoints:
     return restored['params'], restored['opt_state'], restored['progress']
 
   def drop_optimizer(self) -> None:
-    """Deletes the optimizer states, of no use once the M-step has ended.
-
-    With AdamW they are two thirds of the bytes.
-    """
+    """See the function of this name."""
     self.wait()
-    for step in self._manager.all_steps():
-      path = self.directory / str(step) / 'opt_state'
-      if path.exists():
-        path.rmtree()
+    drop_optimizer(self.directory)
+
+
+def drop_optimizer(directory: epath.PathLike) -> None:
+  """Deletes the optimizer states, of no use once the M-step has ended.
+
+  With AdamW they are two thirds of the bytes. A manager is not needed, so one
+  process can do it for all.
+  """
+  for path in _absolute(directory).glob('*/opt_state'):
+    if path.parent.name.isdecimal():
+      path.rmtree()
 
 
 def _abstract(tree: Any) -> Any:

@@ -10,11 +10,13 @@ Greedy by default, as the paper evaluates (arXiv 2312.06585 §5, figure 2).
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
+import hashlib
 import json
+from typing import Any
 
 from etils import epath
 
-from restem_jax import shards
+from restem_jax import checkpoints, multihost, shards
 from restem_jax.em import generate, score, statistics
 from restem_jax.em.generate import ParamsFn, Sampler
 from restem_jax.models.transformer import Params
@@ -72,8 +74,13 @@ def evaluate(
     -> report.
   """
   path = directory / 'report.json'
-  if not path.exists():
-    shards.clean(directory)
+
+  def is_done() -> bool:
+    if not path.exists():
+      shards.clean(directory)
+    return path.exists()
+
+  if not multihost.first(what, is_done):
     grader = sampler.task.grader
     with score.in_background(directory, problems, grader) as written:
       generate.generate(
@@ -99,17 +106,34 @@ def evaluate(
       f'{what}: score',
       log_samples,
     )
+
+  def rows() -> dict[str, Any]:
+    if path.exists():
+      return json.loads(path.read_text())
     verdicts = {
       s.sample.problem_id: s.verdict
       for s in score.read_scored(directory, num_shards)
     }
     reports = _by_task(sampler.task.name, split, problems, verdicts)
-    rows = {name: dataclasses.asdict(r) for name, r in reports.items()}
-    shards.write_atomic(path, json.dumps(rows, indent=1) + '\n')
-  return {
-    name: from_dict(EvalReport, row)
-    for name, row in json.loads(path.read_text()).items()
-  }
+    report = {name: dataclasses.asdict(r) for name, r in reports.items()}
+    shards.write_atomic(path, json.dumps(report, indent=1) + '\n')
+    return json.loads(path.read_text())
+
+  found = multihost.first(f'{what}: report', rows)
+  return {name: from_dict(EvalReport, row) for name, row in found.items()}
+
+
+def name_of(checkpoint: str) -> str:
+  """A folder's name for the evaluation of any checkpoint."""
+  path = checkpoints.params_path(checkpoint)
+  step = epath.Path(checkpoint) if path is None else path.parent
+  step = step.resolve()
+  # All runs name their folders alike, and one may be trained anew under its
+  # old name: the whole path and the time of saving keep them apart.
+  saved = step / '_CHECKPOINT_METADATA'
+  key = str(step).encode() + (saved.read_bytes() if saved.exists() else b'')
+  digest = hashlib.sha256(key).hexdigest()[:8]
+  return '-'.join([*step.parts[-3:], digest]).strip('/')
 
 
 def _by_task(
@@ -139,10 +163,16 @@ def reward(
   seed: int,
   iteration: int,
 ) -> float:
-  """Mean greedy reward in [0, 1], in memory: the M-step's validation."""
+  """Mean greedy reward in [0, 1], in memory: the M-step's validation.
+
+  `params` lie on each host's own devices, and each takes its share.
+  """
+  share = multihost.share(problems)
   samples = sampler.sample(
-    params, problems, GREEDY, num_samples=1, seed=seed, iteration=iteration
+    params, share, GREEDY, num_samples=1, seed=seed, iteration=iteration
   )
-  by_id = {p.id: p for p in problems}
+  by_id = {p.id: p for p in share}
   verdicts = score.grade(list(samples), by_id, sampler.task.grader)
-  return sum(v.reward for v in verdicts) / max(1, len(problems))
+  rewards = sum(v.reward for v in verdicts)
+  each = multihost.gather('validation reward', rewards)
+  return sum(each) / max(1, len(problems))

@@ -15,14 +15,13 @@ from collections.abc import Callable, Mapping, Sequence
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import json
 import logging
 
 from etils import epath
 from jax.sharding import Mesh
 
-from restem_jax import checkpoints
+from restem_jax import multihost
 from restem_jax.em import (
   evaluate,
   generate,
@@ -62,7 +61,8 @@ class System:
     num_iterations: the paper: 3 for MATH, 2 for code.
     init: 'base' (ReST^EM) or 'previous' (ReST): where an M-step starts.
     seed: of sampling.
-    mesh: devices that the model is spread over; None for one device.
+    mesh: devices that the model is spread over; None for one device, or for
+      all of several hosts with a copy of it each.
     dtype: compute dtype: auto, float32 or bfloat16 (`policy.Policies`);
       master weights are f32 always.
     checkpoint: what `evaluate` looks at: a step's folder or the folder above
@@ -193,7 +193,7 @@ class Run:
         self._policies.model,
         self._policies.tokenizer,
         self.system.sampling,
-        self.mesh,
+        self.local_mesh,
       )
       for task in tasks
     }
@@ -210,27 +210,41 @@ class Run:
   @property
   def current(self) -> int:
     """The first iteration whose M-step has not ended."""
-    iteration = 1
-    while improve.read(self.path(iteration, 'checkpoints')) is not None:
-      iteration += 1
-    return iteration
+
+    def first_to_do() -> int:
+      iteration = 1
+      while improve.read(self.path(iteration, 'checkpoints')) is not None:
+        iteration += 1
+      return iteration
+
+    return multihost.first('the iteration', first_to_do)
+
+  @functools.cached_property
+  def _mesh_shape(self) -> MeshShape | None:
+    several = multihost.count() > 1
+    return self.system.mesh or (MeshShape() if several else None)
 
   @functools.cached_property
   def mesh(self) -> Mesh | None:
-    return self.system.mesh and self.system.mesh.make()
+    """Where an M-step runs: the devices of all hosts."""
+    return self._mesh_shape and self._mesh_shape.make()
 
-  def params(self, iteration: int) -> Params:
+  @functools.cached_property
+  def local_mesh(self) -> Mesh | None:
+    """Where this host samples: its own devices."""
+    return self._mesh_shape and self._mesh_shape.make_local()
+
+  def params(self, iteration: int, mesh: Mesh | None) -> Params:
     """f32 parameters of an iteration's policy; 0 is the base model."""
     if iteration:
-      path = self.path(iteration, 'checkpoints')
-      return self._policies.restore(path, self.mesh)
-    return self._policies.base(self.mesh)
+      return self._policies.restore(self.path(iteration, 'checkpoints'), mesh)
+    return self._policies.base(mesh)
 
   # The stages of one iteration.
 
   def iterate(self, iteration: int) -> bool:
     """E- and M-step; False if there was nothing to train on."""
-    if improve.read(self.path(iteration, 'checkpoints')) is None:
+    if iteration >= self.current:
       self.generate(iteration, and_score=True)
       self.score(iteration)
       if not self.select(iteration).num_kept:
@@ -253,7 +267,7 @@ class Run:
         directory,
         self._problems,
         self.sampler,
-        lambda: self.params(iteration - 1),
+        lambda: self.params(iteration - 1, self.local_mesh),
         self.system.sampling.policy,
         num_samples=self.system.sampling.num_samples,
         seed=self.system.seed,
@@ -273,40 +287,36 @@ class Run:
         self.system.log_samples,
       )
 
-  def select(self, iteration: int) -> select.Summary:
+  def _select(self, iteration: int) -> select.Summary:
     directory = self.path(iteration, 'dataset')
-    with self._timed(iteration, 'select'):
-      chosen = select.select(
-        directory,
-        score.read_scored(self.path(iteration, 'samples'), self._num_shards),
-        self.sampler.prompt_ids(self._problems),
-        self.system.selection,
-        iteration,
-      )
-      mixed = directory / 'mixed.arrayrecord'
-      mixture, tokenizer = self.system.mixture, self._policies.tokenizer
-      if mixture and chosen.num_kept and not select.is_whole(mixed):
-        mixture(
-          directory / 'selected.arrayrecord',
-          mixed,
-          self.system.task.source,
-          self.system.task.human_text(tokenizer),
-          tokenizer,
-          seed=self.system.selection.seed + iteration,
-        )
-    _log.info(
-      'iteration %d: select: %d of %d problems solved, %d of %d samples right, '
-      '%d kept; dropped: %s',
-      *(iteration, chosen.num_solved, chosen.num_problems, chosen.num_right),
-      *(chosen.num_samples, chosen.num_kept, dict(chosen.dropped)),
+    chosen = select.select(
+      directory,
+      score.read_scored(self.path(iteration, 'samples'), self._num_shards),
+      self.sampler.prompt_ids(self._problems),
+      self.system.selection,
+      iteration,
     )
-    if not chosen.num_kept:
-      _log.warning(
-        'iteration %d: none of %d samples is right: there is nothing to train '
-        'on, and the run stops here. Sample more (NUM_SAMPLES), take easier '
-        'problems, or more shots',
-        *(iteration, chosen.num_samples),
+    mixed = directory / 'mixed.arrayrecord'
+    mixture, tokenizer = self.system.mixture, self._policies.tokenizer
+    if mixture and chosen.num_kept and not select.is_whole(mixed):
+      mixture(
+        directory / 'selected.arrayrecord',
+        mixed,
+        self.system.task.source,
+        self.system.task.human_text(tokenizer),
+        tokenizer,
+        seed=self.system.selection.seed + iteration,
       )
+    return chosen
+
+  def select(self, iteration: int) -> select.Summary:
+    with self._timed(iteration, 'select'):
+      row = multihost.first(
+        f'iteration {iteration}: select',
+        lambda: dataclasses.asdict(self._select(iteration)),
+      )
+    chosen = select.Summary(**row)
+    select.log(chosen, iteration)
     return chosen
 
   def improve(self, iteration: int) -> improve.Outcome:
@@ -325,7 +335,7 @@ class Run:
         dataset,
         self.sampler,
         self.system.trainer,
-        lambda: self.params(start),
+        lambda: self.params(start, self.mesh),
         seed=self.system.seed,
         iteration=iteration,
         metrics_dir=self.directory / 'metrics',
@@ -337,25 +347,17 @@ class Run:
     with self._timed(iteration, 'evaluate'):
       return self._evaluate(
         self.path(iteration, 'eval'),
-        lambda: self.params(iteration),
+        lambda: self.params(iteration, self.local_mesh),
         iteration,
         f'iteration {iteration}: evaluate',
       )
 
   def evaluate_checkpoint(self, checkpoint: str) -> Reports:
     """Test accuracy of any checkpoint of this architecture."""
-    path = checkpoints.params_path(checkpoint)
-    step = epath.Path(checkpoint) if path is None else path.parent
-    step = step.resolve()
-    # All runs name their folders alike, and one may be trained anew under its
-    # old name: the whole path and the time of saving keep them apart.
-    saved = step / '_CHECKPOINT_METADATA'
-    key = str(step).encode() + (saved.read_bytes() if saved.exists() else b'')
-    digest = hashlib.sha256(key).hexdigest()[:8]
-    name = '-'.join([*step.parts[-3:], digest]).strip('/')
+    name = evaluate.name_of(checkpoint)
     return self._evaluate(
       self.directory / 'evaluations' / name,
-      lambda: self._policies.restore(checkpoint, self.mesh),
+      lambda: self._policies.restore(checkpoint, self.local_mesh),
       0,
       f'evaluate {name}',
     )

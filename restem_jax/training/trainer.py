@@ -26,6 +26,7 @@ import optax
 from restem_jax import (
   checkpoints as checkpoints_lib,
   metrics as metrics_lib,
+  multihost,
   partitioning,
 )
 from restem_jax.models.transformer import Model, Params
@@ -200,14 +201,16 @@ class Trainer:
           bar.advance(note=note)
           # An epoch's last step is saved once, together with its reward.
           save = self.save_every and num_steps % self.save_every == 0
-          if (save and num_steps < ends[epoch]) or stop.is_set():
+          # Whichever host it came to, all save the same step.
+          stopping = multihost.any_host(stop.is_set())
+          if (save and num_steps < ends[epoch]) or stopping:
             progress = {
               'epoch': epoch,
               'position': batch_iter.get_state(),
               'history': history,
             }
             self._save(checkpoints, state, num_steps, progress, None)
-          if stop.is_set():
+          if stopping:
             checkpoints.wait()
             raise Preempted(f'{what}: saved at step {num_steps}')
         epoch, position = epoch + 1, None
@@ -223,7 +226,7 @@ class Trainer:
         )
         progress = {'epoch': epoch, 'position': None, 'history': history}
         self._save(checkpoints, state, num_steps, progress, reward)
-        if stop.is_set():  # it came during validation
+        if multihost.any_host(stop.is_set()):  # it came during validation
           checkpoints.wait()
           raise Preempted(f'{what}: saved at step {num_steps}')
     checkpoints.wait()
