@@ -94,6 +94,11 @@ class Checkpoints:
     """Returns when every started save is on disk."""
     self._manager.wait_until_finished()
 
+  @property
+  def is_saving(self) -> bool:
+    """Whether a started save is not on disk yet."""
+    return self._manager.is_saving_in_progress()
+
   def close(self) -> None:
     """Waits for saves and frees the manager's threads."""
     self._manager.close()

@@ -93,7 +93,7 @@ class Hosts:
     self._store, self._leave = store, leave
     self._names = [f'process {p}' for p in range(count)]
     self._num_meetings = 0
-    self._closed = threading.Event()
+    self._closed, self._told = threading.Event(), threading.Event()
     self._watch: threading.Thread | None = None
 
   # Meetings.
@@ -188,9 +188,10 @@ class Hosts:
         if 'DEADLINE_EXCEEDED' in str(e) or self._closed.is_set():
           continue
         reason = f'{self._names[0]}, which all others meet at, is gone'
+      self._told.set()
       if not self._closed.is_set() and self._leave is not None:
         self._leave(reason)
-        return
+      return
 
   def _silent(self, seen: dict[int, tuple[str, float]]) -> str:
     """Names of the processes whose heartbeat has stopped."""
@@ -231,8 +232,8 @@ class Hosts:
       self.stop_all(str(error))
     elif isinstance(error, jax.errors.JaxRuntimeError) or 'Gloo' in str(error):
       _log.warning('%s: %s', me, str(error).partition('\n')[0])
-      # Unless `_leave` ends this process, nobody has died.
-      time.sleep(self.options.host_timeout + 5)
+      # Unless it is told, and ends there, nobody has died.
+      self._told.wait(self.options.host_timeout + 5)
     line = str(error).partition('\n')[0]
     self.stop_all(f'{me} failed: {type(error).__name__}: {line}')
     if self.index == 0:

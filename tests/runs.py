@@ -101,7 +101,7 @@ def on_hosts(
   at: str = '',
   count: int = 1,
   signal_name: str = 'SIGKILL',
-  host_timeout: float = 10,
+  host_timeout: float = 20,
 ) -> list[subprocess.CompletedProcess[str]]:
   """Runs the command line as `num` processes that make one run.
 
