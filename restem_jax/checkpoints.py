@@ -94,6 +94,11 @@ class Checkpoints:
     """Returns when every started save is on disk."""
     self._manager.wait_until_finished()
 
+  @property
+  def is_saving(self) -> bool:
+    """Whether a started save is not on disk yet."""
+    return self._manager.is_saving_in_progress()
+
   def close(self) -> None:
     """Waits for saves and frees the manager's threads."""
     self._manager.close()
@@ -130,15 +135,20 @@ class Checkpoints:
     return restored['params'], restored['opt_state'], restored['progress']
 
   def drop_optimizer(self) -> None:
-    """Deletes the optimizer states, of no use once the M-step has ended.
-
-    With AdamW they are two thirds of the bytes.
-    """
+    """See the function of this name."""
     self.wait()
-    for step in self._manager.all_steps():
-      path = self.directory / str(step) / 'opt_state'
-      if path.exists():
-        path.rmtree()
+    drop_optimizer(self.directory)
+
+
+def drop_optimizer(directory: epath.PathLike) -> None:
+  """Deletes the optimizer states, of no use once the M-step has ended.
+
+  With AdamW they are two thirds of the bytes. A manager is not needed, so one
+  process can do it for all.
+  """
+  for path in _absolute(directory).glob('*/opt_state'):
+    if path.parent.name.isdecimal():
+      path.rmtree()
 
 
 def _abstract(tree: Any) -> Any:

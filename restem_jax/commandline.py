@@ -12,7 +12,7 @@ import difflib
 import os
 import pathlib
 import re
-from typing import NoReturn
+from typing import Any, NoReturn
 
 _PACKAGE = pathlib.Path(__file__).resolve().parent
 # setup.py puts the recipes into a wheel; a checkout has them beside the
@@ -80,6 +80,14 @@ usage: python -m restem_jax.main --gin_file=FILE [--gin_file=FILE ...]
   --run_mode=em              em (the whole loop, default), generate, score,
                              select, improve, evaluate, precompile.
 
+Several hosts, each with this command and a MODEL_DIR that all see:
+  --distributed              Asks the environment for the others: TPU pods,
+                             SLURM, Open MPI, Kubernetes.
+  --coordinator_address=HOST:PORT --process_count=N --process_index=I
+                             Says it instead; the address is process 0's.
+  --host_timeout=100         Seconds of silence after which a host counts as
+                             dead, and the others stop.
+
 Values are Python literals, so strings carry their own quotes inside those
 of the shell:
   --gin.NUM_SAMPLES=8
@@ -107,6 +115,7 @@ class Arguments:
   bindings: tuple[tuple[str, str], ...]  # (name, value) of --gin.NAME=VALUE
   search_paths: tuple[str, ...]
   run_mode: str
+  hosts: Mapping[str, Any] | None = None  # of `multihost.Options`
 
 
 class UsageError(ValueError):
@@ -139,9 +148,14 @@ def parse(argv: Sequence[str]) -> Arguments:
   parser.add_argument('--gin_file', action='append', default=[])
   parser.add_argument('--gin_search_paths', default='')
   parser.add_argument('--run_mode', default='em')
+  parser.add_argument('--distributed', action='store_true')
+  parser.add_argument('--coordinator_address')
+  parser.add_argument('--process_count', type=int)
+  parser.add_argument('--process_index', type=int)
+  parser.add_argument('--host_timeout', type=float, default=100.0)
   known, unknown = parser.parse_known_args(rest)
   if unknown:
-    flags = ['--gin_file', '--gin_search_paths', '--run_mode', '--help']
+    flags = ['--help', *(f'--{name}' for name in vars(known))]
     name = unknown[0].partition('=')[0]
     hint = near(name, flags)
     if not hint and re.fullmatch(r'--[\w./]+', name):
@@ -156,7 +170,32 @@ def parse(argv: Sequence[str]) -> Arguments:
     bindings=tuple(bindings),
     search_paths=tuple(p for p in known.gin_search_paths.split(',') if p),
     run_mode=known.run_mode,
+    hosts=_hosts(known),
   )
+
+
+def _hosts(known: argparse.Namespace) -> dict[str, Any] | None:
+  """What the flags say of the processes; None if there is but this one."""
+  names = 'coordinator_address', 'process_count', 'process_index'
+  given = {name: getattr(known, name) for name in names}
+  left_out = [f'--{name}' for name, value in given.items() if value is None]
+  if 0 < len(left_out) < len(given):
+    raise UsageError(f'{" and ".join(left_out)}: not given; write all three')
+  if left_out and not known.distributed:
+    return None
+  if not left_out:
+    if not 0 <= known.process_index < known.process_count:
+      raise UsageError(
+        f'--process_index={known.process_index}: write 0 to '
+        f'{known.process_count - 1}, as --process_count={known.process_count}'
+      )
+    if not re.search(r':\d+$', known.coordinator_address):
+      raise UsageError(
+        f'--coordinator_address={known.coordinator_address}: write HOST:PORT'
+      )
+  if known.host_timeout < 2:
+    raise UsageError(f'--host_timeout={known.host_timeout:g}: write 2 or more')
+  return given | {'host_timeout': known.host_timeout}
 
 
 def quoting(name: str, value: str) -> str:

@@ -114,6 +114,16 @@ def without_import_noise() -> Iterator[None]:
           os.write(2, line)
 
 
+def log_as(name: str) -> None:
+  """Has this process log what is wrong only, under a name: others tell more."""
+  logging.getLogger('restem_jax').setLevel(logging.WARNING)
+  for handler in logging.getLogger().handlers:
+    if isinstance(handler, logging.StreamHandler):
+      handler.setFormatter(
+        logging.Formatter(f'%(asctime)s {name} %(levelname)s %(message)s')
+      )
+
+
 @contextlib.contextmanager
 def logging_to_stderr() -> Iterator[None]:
   """Shows the project's log from INFO on, all others' from WARNING on."""

@@ -17,6 +17,7 @@ import pathlib
 import re
 import sys
 import tokenize
+import traceback
 from typing import Any
 
 # Before anything can load TensorFlow's or XLA's C++ code.
@@ -72,7 +73,16 @@ def run(
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command line `argv` (default: sys.argv[1:]); the exit code."""
-  argv = sys.argv[1:] if argv is None else argv
+  try:
+    code = _main(sys.argv[1:] if argv is None else argv)
+  except BaseException:
+    _leave_hosts(1)
+    raise
+  _leave_hosts(code)
+  return code
+
+
+def _main(argv: Sequence[str]) -> int:
   if '--help' in argv or '-h' in argv:
     print(commandline.help_text())
     return 0
@@ -81,12 +91,13 @@ def main(argv: Sequence[str] | None = None) -> int:
       arguments = commandline.parse(argv)
       system, config_text = _configure(arguments)
       environment.use_compilation_cache(cache.root() / 'xla')
-      run(
-        system,
-        run_mode=arguments.run_mode,
-        config_text=config_text,
-        versions=environment.versions(),
-      )
+      with _on_hosts(arguments):
+        run(
+          system,
+          run_mode=arguments.run_mode,
+          config_text=config_text,
+          versions=environment.versions(),
+        )
   except ValueError as e:
     # The library's own ValueErrors tell users what to write. One from below
     # (jax, numpy, int()) is a bug, and its traceback is wanted.
@@ -102,6 +113,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     return 130
   return 0
+
+
+@contextlib.contextmanager
+def _on_hosts(arguments: Arguments) -> Iterator[None]:
+  """Connects with the other processes, if the command line names any."""
+  if arguments.hosts is None:
+    yield
+    return
+  # Not before: it loads jax.
+  from restem_jax import multihost
+
+  with multihost.started(multihost.Options(**arguments.hosts)):
+    if not multihost.is_first():
+      environment.log_as(f'process {multihost.index()}')
+    yield
+
+
+def _leave_hosts(code: int) -> None:
+  """Ends this process at once if it has failed among several."""
+  multihost = sys.modules.get('restem_jax.multihost')
+  if multihost is not None and multihost.failed():
+    if sys.exc_info()[0] is not None:
+      traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def canonical_config() -> str:

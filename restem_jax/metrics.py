@@ -44,6 +44,19 @@ class Writer:
     self._board.close()
 
 
+class NoWriter(Writer):
+  """Writes nothing: among several processes, one writes for all."""
+
+  def __init__(self):
+    pass
+
+  def write(self, step: int, scalars: Mapping[str, float]) -> None:
+    pass
+
+  def close(self) -> None:
+    pass
+
+
 class Progress:
   """A bar with rate and time left; nothing when stderr is no terminal."""
 

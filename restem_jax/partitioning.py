@@ -1,7 +1,8 @@
 """Mesh, and the one table that maps logical axes onto it.
 
-In: logical axis names of parameters and activations. Out: shardings. What is
-*not* here: collectives (XLA inserts them) and process start-up.
+In: logical axis names of parameters and activations; host arrays. Out:
+shardings; global arrays. What is *not* here: collectives (XLA inserts them)
+and process start-up (`multihost`).
 
 A rule maps a logical axis to a mesh axis or None. Two logical axes of one
 array that map to the same mesh axis collide and raise: silently replicating
@@ -50,7 +51,10 @@ def make_mesh(
     ValueError: a size is neither positive nor -1, or the sizes do not multiply
       to the number of devices.
   """
-  devices = jax.devices() if devices is None else devices
+  if devices is None:
+    # Each process's devices side by side: `tensor` and `fsdp`, which talk
+    # most, stay inside a host as far as they can.
+    devices = sorted(jax.devices(), key=lambda d: (d.process_index, d.id))
   sizes = [data, fsdp, tensor]
   if any(size < 1 and size != -1 for size in sizes):
     raise ValueError(
@@ -71,6 +75,51 @@ def make_mesh(
       'them to -1'
     )
   return Mesh(np.asarray(devices).reshape(sizes), MESH_AXES)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeshShape:
+  """The mesh of a run: a size per axis, one of which may be -1: the rest.
+
+  Attributes:
+    data: copies of the model; each takes its part of a batch.
+    fsdp: parameters and optimizer state are split over it, and the batch too.
+    tensor: heads, mlp and vocabulary are split over it.
+  """
+
+  data: int = -1
+  fsdp: int = 1
+  tensor: int = 1
+
+  def make(self, devices: Sequence[Any] | None = None) -> Mesh:
+    """The mesh over `devices`, by default all of all hosts.
+
+    Raises:
+      ValueError: as `make_mesh`.
+    """
+    return make_mesh(self.data, self.fsdp, self.tensor, devices)
+
+  def make_local(self) -> Mesh:
+    """The mesh over this process's devices, for work that hosts share out.
+
+    `tensor` is kept, `fsdp` as far as the host's devices go, and `data` takes
+    what is left.
+
+    Raises:
+      ValueError: `tensor` does not divide the host's devices.
+    """
+    if jax.process_count() == 1:
+      return self.make()
+    devices = sorted(jax.local_devices(), key=lambda d: d.id)
+    left, rest = divmod(len(devices), self.tensor)
+    if self.tensor < 1 or rest:
+      raise ValueError(
+        f'mesh tensor={self.tensor} does not divide the {len(devices)} devices '
+        'of a host, on which it samples; write a tensor that does, and fsdp '
+        'for the rest'
+      )
+    fsdp = left if self.fsdp == -1 else math.gcd(self.fsdp, left)
+    return make_mesh(-1, fsdp, self.tensor, devices)
 
 
 def spec(
@@ -109,6 +158,92 @@ def shardings(mesh: Mesh, axes_tree: Any) -> Any:
   )
 
 
+def check_divides(mesh: Mesh, axes_tree: Any, abstract: Any) -> None:
+  """Refuses a mesh whose axes do not divide the parameters' dimensions.
+
+  Args:
+    mesh: of the run.
+    axes_tree: a tuple of logical axes per leaf.
+    abstract: the same tree of shapes.
+
+  Raises:
+    ValueError: names the parameter, its dimension and the mesh axis.
+  """
+  is_axes = lambda x: type(x) is tuple
+  leaves, tree = jax.tree_util.tree_flatten_with_path(
+    axes_tree, is_leaf=is_axes
+  )
+  shapes = tree.flatten_up_to(abstract)
+  for (path, axes), leaf in zip(leaves, shapes, strict=True):
+    for axis, size, target in zip(axes, leaf.shape, spec(axes), strict=True):
+      if target is not None and size % mesh.shape[target]:
+        name = '/'.join(key.key for key in path)
+        raise ValueError(
+          f'{name} has {size} {axis}, which mesh {target}='
+          f'{mesh.shape[target]} does not divide; write a {target} that does'
+        )
+
+
+def batch_parts(mesh: Mesh) -> int:
+  """How many parts a batch is split into."""
+  return mesh.shape['data'] * mesh.shape['fsdp']
+
+
+def local_rows(mesh: Mesh, num_rows: int) -> list[int]:
+  """The rows of a batch that this process's devices hold, in order."""
+  sharding = NamedSharding(mesh, spec(('batch',)))
+  indices = sharding.addressable_devices_indices_map((num_rows,)).values()
+  held = {i for index in indices if index for i in range(num_rows)[index[0]]}
+  return sorted(held)
+
+
+def global_batch(
+  mesh: Mesh, batch: Mapping[str, np.ndarray], num_rows: int
+) -> dict[str, jax.Array]:
+  """Arrays over all hosts `[num_rows, ...]` of what each host has.
+
+  Args:
+    mesh: of the run.
+    batch: this process's `local_rows`.
+    num_rows: rows of all hosts' batch; a multiple of `batch_parts`.
+  """
+  sharding = NamedSharding(mesh, spec(('batch', None)))
+  return {
+    name: jax.make_array_from_process_local_data(
+      sharding, x, (num_rows, *x.shape[1:])
+    )
+    for name, x in batch.items()
+  }
+
+
+def to_local(tree: Any, mesh: Mesh, axes_tree: Any) -> Any:
+  """A copy of a global tree on each process's own `make_local` mesh.
+
+  Every process must call it: hosts exchange what they lack. With one process
+  it is the tree itself, since its mesh is the run's.
+
+  Args:
+    tree: arrays over all hosts, on a mesh of `MeshShape.make`.
+    mesh: `MeshShape.make_local` of the same shape.
+    axes_tree: the logical axes of each leaf.
+  """
+  num = jax.process_count()
+  if num == 1:
+    return tree
+  devices = sorted(jax.devices(), key=lambda d: (d.process_index, d.id))
+  shape = (num, *mesh.devices.shape)
+  # One more axis in front, over which nothing is split: a copy per host.
+  hosts = Mesh(np.asarray(devices).reshape(shape), ('host', *MESH_AXES))
+  copied = jax.jit(lambda x: x, out_shardings=shardings(hosts, axes_tree))(tree)
+  return jax.tree.map(
+    lambda x, sharding: jax.make_array_from_single_device_arrays(
+      x.shape, sharding, [shard.data for shard in x.addressable_shards]
+    ),
+    copied,
+    shardings(mesh, axes_tree),
+  )
+
+
 def constrain(x: jax.Array, axes: Sequence[str | None]) -> jax.Array:
   """Constrains an activation's sharding; nothing to do without a mesh."""
   if jax.sharding.get_abstract_mesh().empty:
@@ -122,16 +257,3 @@ def num_shards(axis: str) -> int:
   target = ACTIVATION_RULES[axis]
   names = (target,) if isinstance(target, str) else target or ()
   return math.prod(mesh.shape.get(name, 1) for name in names)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class MeshShape:
-  """Sizes of the mesh axes; one may be -1: what the others leave."""
-
-  data: int = -1
-  fsdp: int = 1
-  tensor: int = 1
-
-  def make(self, devices: Sequence[Any] | None = None) -> Mesh:
-    """The mesh over `devices`, by default all there are (`make_mesh`)."""
-    return make_mesh(self.data, self.fsdp, self.tensor, devices)

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 import json
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 from typing import Any
@@ -88,6 +89,53 @@ def command(
     signal_name: which signal.
     blocked: modules that cannot be imported.
   """
+  started = _start(flags, at, count, signal_name, blocked)
+  return _ended(started, timeout=300)
+
+
+def on_hosts(
+  flags: Iterable[str],
+  num: int,
+  *,
+  struck: int = 1,
+  at: str = '',
+  count: int = 1,
+  signal_name: str = 'SIGKILL',
+  host_timeout: float = 20,
+) -> list[subprocess.CompletedProcess[str]]:
+  """Runs the command line as `num` processes that make one run.
+
+  Args:
+    flags: of the command line.
+    num: how many processes.
+    struck: which of them the signal strikes; the rest as `command`.
+    at: see there.
+    count: see there.
+    signal_name: see there.
+    host_timeout: seconds of silence after which a process counts as dead.
+  """
+  with socket.create_server(('127.0.0.1', 0)) as server:
+    port = server.getsockname()[1]
+  flags = [
+    *flags,
+    f'--coordinator_address=127.0.0.1:{port}',
+    f'--process_count={num}',
+    f'--host_timeout={host_timeout:g}',
+  ]
+  started = [
+    _start(
+      [*flags, f'--process_index={p}'],
+      at if p == struck else '',
+      count,
+      signal_name,
+      TENSORFLOW,
+    )
+    for p in range(num)
+  ]
+  return [_ended(process, timeout=300) for process in started]
+
+
+def _start(flags, at, count, signal_name, blocked) -> subprocess.Popen[str]:
   env = os.environ | {
     'PYTHONPATH': str(ROOT),
     'AT': at,
@@ -99,13 +147,22 @@ def command(
   if cache:
     env['JAX_COMPILATION_CACHE_DIR'] = cache
     env['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.2'
-  return subprocess.run(
+  return subprocess.Popen(
     [sys.executable, '-c', _WRAPPER, *flags],
     env=env,
-    capture_output=True,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
     text=True,
-    timeout=300,
   )
+
+
+def _ended(process, timeout: float) -> subprocess.CompletedProcess[str]:
+  try:
+    out, err = process.communicate(timeout=timeout)
+  except subprocess.TimeoutExpired:
+    process.kill()
+    raise
+  return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
 def arrays(tree: Any) -> dict[str, np.ndarray]:

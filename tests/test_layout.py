@@ -25,7 +25,7 @@ NOUNS = {
   'shards',
   'tokenizer',
 }
-MACHINE = {'partitioning', 'checkpoints'}
+MACHINE = {'partitioning', 'checkpoints', 'meetings', 'multihost'}
 PARTS = {'models', 'rewards', 'data', 'weights', 'sampling', 'training'}
 
 # What each part may import from restem_jax besides itself.
@@ -33,6 +33,8 @@ MAY_IMPORT = {
   **{noun: set() for noun in NOUNS},
   'partitioning': {'shards'},
   'checkpoints': {'shards'},
+  'meetings': set(),
+  'multihost': {'meetings'},
   'models': {'partitioning'},
   'rewards': {'records'},
   'data': {'records', 'shards', 'tokenizer'},

@@ -34,6 +34,48 @@ def test_mesh(sizes, expected):
   assert mesh.devices.ravel().tolist() == jax.devices()
 
 
+def test_a_mesh_by_its_shape():
+  """With one process, all of it is local."""
+  for fields, expected in (
+    ({}, (8, 1, 1)),
+    ({'data': 2, 'fsdp': -1, 'tensor': 2}, (2, 2, 2)),
+  ):
+    shape = partitioning.MeshShape(**fields)
+    assert shape.make().devices.shape == expected
+    assert shape.make_local() == shape.make()
+  some = partitioning.MeshShape(fsdp=2).make(jax.devices()[4:])
+  assert some.devices.shape == (2, 2, 1)
+  with pytest.raises(ValueError, match='needs 4 devices, there are 8'):
+    partitioning.MeshShape(data=4).make()
+
+
+def test_a_mesh_that_does_not_divide_the_model(built):
+  model, params = built
+  check = lambda mesh: partitioning.check_divides(
+    mesh, model.logical_axes(), params
+  )
+  check(partitioning.make_mesh(2, 1, 4))
+  with pytest.raises(
+    ValueError, match='attention/k has 4 kv_heads, which mesh tensor=8 does'
+  ):
+    check(partitioning.make_mesh(1, 1, 8))
+
+
+@pytest.mark.parametrize(
+  ('sizes', 'parts'), [((8, 1, 1), 8), ((2, 2, 2), 4), ((1, 1, 8), 1)]
+)
+def test_batches_of_the_mesh(sizes, parts):
+  mesh = mesh_of(sizes)
+  assert partitioning.batch_parts(mesh) == parts
+  assert partitioning.local_rows(mesh, 16) == list(range(16))
+  batch = {'x': np.arange(48).reshape(16, 3)}
+  whole = partitioning.global_batch(mesh, batch, 16)
+  np.testing.assert_array_equal(whole['x'], batch['x'])
+  held = {shard.data.shape for shard in whole['x'].addressable_shards}
+  assert held == {(16 // parts, 3)}
+  assert partitioning.to_local(whole, mesh, {'x': ('batch', None)}) is whole
+
+
 def test_mesh_over_some_devices():
   mesh = partitioning.make_mesh(fsdp=2, devices=jax.devices()[4:])
   assert mesh.devices.shape == (2, 2, 1)

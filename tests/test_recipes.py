@@ -183,7 +183,10 @@ def test_the_recipes_architecture_is_not_taken_for_other_weights(build):
     precompile.setup_of(system)
 
 
-@pytest.mark.parametrize('mesh', published('meshes'))
+# Not those that take whatever devices there are.
+@pytest.mark.parametrize(
+  'mesh', [m for m in published('meshes') if m[-5].isdigit()]
+)
 def test_a_mesh_takes_its_batch(mesh, build):
   system = build('jsonl.gin', mesh)
   numbers = mesh.removesuffix('.gin').replace('x', '_').split('_')

@@ -12,12 +12,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 import functools
+import hashlib
 import json
 import logging
+from typing import Any
 
 from etils import epath
 
-from restem_jax import shards
+from restem_jax import checkpoints, multihost, shards
 from restem_jax.em import generate, sampled as sampled_lib, score, statistics
 from restem_jax.em.generate import ParamsFn, Sampler
 from restem_jax.em.sampled import SampledEvaluation
@@ -97,9 +99,19 @@ def evaluate(
   """
   path = directory / 'report.json'
   wanted = sampled if split in sampled.splits else GREEDY_ONLY
-  if not _holds(path, wanted):
+  many = directory / wanted.folder
+
+  def is_done() -> bool:
+    if not _holds(path, wanted):
+      shards.clean(directory)
+      if wanted.num_samples:
+        shards.clean(many)
+      return False
+    return True
+
+  if not multihost.first(what, is_done):
     draw = functools.partial(
-      _verdicts,
+      _draw,
       problems=problems,
       sampler=sampler,
       params_fn=params_fn,
@@ -107,12 +119,20 @@ def evaluate(
       iteration=iteration,
       what=what,
     )
-    greedy = draw(directory, GREEDY, 1, log_samples=log_samples)
+    draw(directory, GREEDY, 1, log_samples=log_samples)
+    if wanted.num_samples:
+      draw(many, wanted.policy, wanted.num_samples)
+
+  def rows() -> dict[str, Any]:
+    if _holds(path, wanted):
+      return json.loads(path.read_text())
+    cut = generate.chunks(problems, sampler.sampling.problems_per_shard)
+    greedy = _verdicts(directory, len(cut))
     tallies = None
     if wanted.num_samples:
-      many = draw(directory / wanted.folder, wanted.policy, wanted.num_samples)
+      drawn, grader = _verdicts(many, len(cut)), sampler.task.grader
       tallies = {
-        p.id: sampled_lib.tally(many.get(p.id, ()), wanted, sampler.task.grader)
+        p.id: sampled_lib.tally(drawn.get(p.id, ()), wanted, grader)
         for p in problems
       }
     reports = {}
@@ -122,16 +142,28 @@ def evaluate(
         summed = sampled_lib.report((tallies[i] for i in ids), wanted)
       verdicts = (v for i in ids for v in greedy.get(i, ()))
       reports[task] = report(task, split, verdicts, len(ids), summed)
-    rows = {name: dataclasses.asdict(r) for name, r in reports.items()}
-    shards.write_atomic(path, json.dumps(rows, indent=1) + '\n')
-  return _read(path)
+    found = {name: dataclasses.asdict(r) for name, r in reports.items()}
+    shards.write_atomic(path, json.dumps(found, indent=1) + '\n')
+    return json.loads(path.read_text())
+
+  return _reports(multihost.first(f'{what}: report', rows))
 
 
-def _read(path: epath.Path) -> dict[str, EvalReport]:
-  return {
-    name: from_dict(EvalReport, row)
-    for name, row in json.loads(path.read_text()).items()
-  }
+def _reports(rows: Mapping[str, Any]) -> dict[str, EvalReport]:
+  return {name: from_dict(EvalReport, row) for name, row in rows.items()}
+
+
+def name_of(checkpoint: str) -> str:
+  """A folder's name for the evaluation of any checkpoint."""
+  path = checkpoints.params_path(checkpoint)
+  step = epath.Path(checkpoint) if path is None else path.parent
+  step = step.resolve()
+  # All runs name their folders alike, and one may be trained anew under its
+  # old name: the whole path and the time of saving keep them apart.
+  saved = step / '_CHECKPOINT_METADATA'
+  key = str(step).encode() + (saved.read_bytes() if saved.exists() else b'')
+  digest = hashlib.sha256(key).hexdigest()[:8]
+  return '-'.join([*step.parts[-3:], digest]).strip('/')
 
 
 def _holds(path: epath.Path, wanted: SampledEvaluation) -> bool:
@@ -148,11 +180,11 @@ def _holds(path: epath.Path, wanted: SampledEvaluation) -> bool:
       getattr(r.sampled, name) == getattr(nothing, name)
       for name in ('num_samples', 'temperature', 'top_k', 'top_p')
     )
-    for r in _read(path).values()
+    for r in _reports(json.loads(path.read_text())).values()
   )
 
 
-def _verdicts(
+def _draw(
   directory: epath.Path,
   policy: Policy,
   num_samples: int,
@@ -164,9 +196,8 @@ def _verdicts(
   iteration: int,
   what: str,
   log_samples: int = 0,
-) -> Mapping[str, Sequence[Verdict]]:
-  """Samples and grades what is not on disk; verdicts by problem and index."""
-  shards.clean(directory)
+) -> None:
+  """Samples and grades what is not on disk."""
   grader = sampler.task.grader
   with score.in_background(directory, problems, grader) as written:
     generate.generate(
@@ -187,8 +218,14 @@ def _verdicts(
   score.score(
     directory, problems, num_shards, grader, f'{what}: score', log_samples
   )
+
+
+def _verdicts(
+  directory: epath.Path, num_shards: int
+) -> Mapping[str, Sequence[Verdict]]:
+  """Verdicts by problem, in order of the sample index."""
   out: dict[str, list[Verdict]] = {}
-  for s in score.read_scored(directory, num_shards):  # in order of the index
+  for s in score.read_scored(directory, num_shards):
     out.setdefault(s.sample.problem_id, []).append(s.verdict)
   return out
 
@@ -211,11 +248,15 @@ def reward(
   seed: int,
   iteration: int,
 ) -> float:
-  """Mean greedy reward in [0, 1], in memory: the M-step's validation."""
+  """Mean greedy reward in [0, 1], in memory: the M-step's validation.
+
+  `params` lie on each host's own devices, and each takes its share.
+  """
+  share = multihost.share(problems)
   samples = sampler.sample(
-    params, problems, GREEDY, num_samples=1, seed=seed, iteration=iteration
+    params, share, GREEDY, num_samples=1, seed=seed, iteration=iteration
   )
-  by_id = {p.id: p for p in problems}
+  by_id = {p.id: p for p in share}
   verdicts = list(score.grade(list(samples), by_id, sampler.task.grader))
   if failures := [v.failure for v in verdicts if v.failure]:
     _log.warning(
@@ -223,4 +264,6 @@ def reward(
       '(%s)',
       *(len(failures), len(verdicts), failures[0]),
     )
-  return sum(v.reward for v in verdicts) / max(1, len(problems))
+  rewards = sum(v.reward for v in verdicts)
+  each = multihost.gather('validation reward', rewards)
+  return sum(each) / max(1, len(problems))

@@ -2,7 +2,8 @@
 
 In: problems, the policy's parameters. Out: `samples-<chunk>.jsonl` shards,
 one row per rollout, in the order (problem, sample index). What is *not* here:
-rewards (`score`).
+rewards (`score`). Of several hosts, each samples its share of the chunks, on
+its own devices.
 
 A chunk of problems is the unit that is kept: it is written when the last of
 its rollouts has finished, while the engine goes on with the next ones. A run
@@ -15,8 +16,9 @@ import functools
 import logging
 
 from etils import epath
+from jax.sharding import Mesh
 
-from restem_jax import metrics, shards
+from restem_jax import metrics, multihost, partitioning, shards
 from restem_jax.em.task import SPLITS, Task
 from restem_jax.models.transformer import Model, Params
 from restem_jax.records import Problem, Sample, to_json
@@ -94,9 +96,16 @@ class Sampler:
     model: Model,
     tokenizer: Tokenizer,
     sampling: Sampling,
+    mesh: Mesh | None = None,
   ):
     self.task, self.model, self.tokenizer = task, model, tokenizer
-    self.sampling = sampling
+    self.sampling, self.mesh = sampling, mesh
+    parts = 1 if mesh is None else partitioning.batch_parts(mesh)
+    if sampling.num_slots % parts:
+      raise ValueError(
+        f'Sampling.num_slots={sampling.num_slots} must be a multiple of '
+        f'{parts}, the data x fsdp devices of the mesh'
+      )
 
   @functools.cached_property
   def _prompts(self) -> dict[str, tuple[int, ...]]:
@@ -146,6 +155,7 @@ class Sampler:
       steps_per_call=self.sampling.steps_per_call,
       prefill_tokens=self.sampling.prefill_tokens,
       kv_dtype=self.sampling.kv(),
+      mesh=self.mesh,
     )
 
   @property
@@ -221,7 +231,7 @@ def generate(
   what: str,
   written: Callable[[int], None] = lambda chunk: None,
 ) -> None:
-  """Completes the sample shards of `directory`.
+  """Completes the sample shards of `directory`: this host's share of them.
 
   Args:
     directory: e.g. `iteration_01/samples`.
@@ -235,19 +245,25 @@ def generate(
     what: names the work in logs and progress bars.
     written: told the number of each shard as soon as it is on disk.
   """
-  directory.mkdir(parents=True, exist_ok=True)
   cut = chunks(problems, sampler.sampling.problems_per_shard)
-  todo = [
-    c
-    for c in range(len(cut))
-    if shards.status(shard_path(directory, 'samples', c)) != 'complete'
-  ]
-  if not todo:
-    return
-  if len(todo) < len(cut):
+
+  def incomplete() -> list[int]:
+    directory.mkdir(parents=True, exist_ok=True)
+    shards.clean(directory, 'samples-*')
+    return [
+      c
+      for c in range(len(cut))
+      if shards.status(shard_path(directory, 'samples', c)) != 'complete'
+    ]
+
+  # Seen by one: when another looks, shards of this call may be there.
+  todo = multihost.first(what, incomplete)
+  if 0 < len(todo) < len(cut):
     _log.info('%s: %d of %d shards are complete', what, len(cut) - len(todo),
               len(cut))  # fmt: skip
-  shards.clean(directory, 'samples-*')
+  todo = multihost.share(todo)
+  if not todo:
+    return
   chunk_of = {p.id: c for c in todo for p in cut[c]}
   pending = {c: num_samples * len(sampler.prompt_ids(cut[c])) for c in todo}
   finished: dict[int, list[Sample]] = {c: [] for c in todo}
@@ -270,7 +286,7 @@ def generate(
     seed=seed,
     iteration=iteration,
   )
-  total = num_samples * len(problems)
+  total = num_samples * len(problems) // multihost.count()
   with metrics.progress(what, total, total - left) as bar:
     for sample in samples:
       bar.advance()

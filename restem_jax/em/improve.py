@@ -11,8 +11,15 @@ import json
 from typing import Any
 
 from etils import epath
+from jax.sharding import Mesh
 
-from restem_jax import checkpoints as checkpoints_lib, metrics, shards
+from restem_jax import (
+  checkpoints as checkpoints_lib,
+  metrics,
+  multihost,
+  partitioning,
+  shards,
+)
 from restem_jax.data import examples as examples_lib
 from restem_jax.em import evaluate
 from restem_jax.em.generate import ParamsFn, Sampler
@@ -33,10 +40,12 @@ class Outcome:
 def read(directory: epath.Path) -> Outcome | None:
   """The outcome of a finished M-step, or None."""
   path = directory / 'improve.json'
-  if not path.exists():
-    return None
-  row = json.loads(path.read_text())
-  return Outcome(**row | {'history': tuple(row['history'])})
+  return _outcome(json.loads(path.read_text())) if path.exists() else None
+
+
+def _outcome(row: Mapping[str, Any]) -> Outcome:
+  fields: dict[str, Any] = dict(row) | {'history': tuple(row['history'])}
+  return Outcome(**fields)
 
 
 def improve(
@@ -49,40 +58,59 @@ def improve(
   seed: int,
   iteration: int,
   metrics_dir: epath.Path,
+  mesh: Mesh | None = None,
 ) -> Outcome:
   """Trains, unless that is done; resumes from the latest checkpoint.
 
   Args:
     directory: `iteration_XX/checkpoints`.
     dataset: ArrayRecord of the examples.
-    sampler: measures the validation reward, with the E-step's engine.
+    sampler: measures the validation reward, with the E-step's engine; of
+      several hosts, each on its own devices.
     trainer: how to train.
     init_params: gives the f32 parameters to start from, which are donated.
     seed: of validation; greedy decoding draws nothing.
     iteration: part of the shuffles' seed.
     metrics_dir: gets loss and reward curves.
+    mesh: where it trains; `init_params` are born there.
   """
-  if (outcome := read(directory)) is not None:
-    if any(directory.glob('*/opt_state')):  # killed before they were deleted
-      _drop_optimizer(directory)
-    return outcome
-  shards.clean(directory, 'improve.json')
   what = f'iteration {iteration}: improve'
+
+  def done() -> dict[str, Any] | None:
+    if (outcome := read(directory)) is not None:
+      # Killed before they were deleted?
+      checkpoints_lib.drop_optimizer(directory)
+      return dataclasses.asdict(outcome)
+    shards.clean(directory, 'improve.json')
+    return None
+
+  if (row := multihost.first(what, done)) is not None:
+    return _outcome(row)
   examples = examples_lib.read_examples(dataset)
   problems = sampler.task.problems('validation')
   checkpoints = checkpoints_lib.Checkpoints(directory)
-  writer = metrics.Writer(metrics_dir, f'improve_{iteration:02d}')
+  writer = metrics.NoWriter()
+  if multihost.is_first():
+    writer = metrics.Writer(metrics_dir, f'improve_{iteration:02d}')
+  axes = sampler.model.logical_axes()
+
+  def validate(params) -> float:
+    if sampler.mesh is not None:
+      params = partitioning.to_local(params, sampler.mesh, axes)
+    return evaluate.reward(
+      params, problems, sampler, seed=seed, iteration=iteration
+    )
+
   try:
     history = trainer.fit(
       sampler.model,
       init_params,
       trainer.feed(examples, iteration),
       checkpoints,
-      lambda params: evaluate.reward(
-        params, problems, sampler, seed=seed, iteration=iteration
-      ),
+      validate,
       writer,
       what,
+      mesh,
     )
     best = checkpoints.best_step
     assert best is not None, history
@@ -96,14 +124,13 @@ def improve(
     validation_reward=max(h['reward'] for h in history),
     history=tuple(history),
   )
-  text = json.dumps(dataclasses.asdict(outcome), indent=1)
-  shards.write_atomic(directory / 'improve.json', text + '\n')
-  # Last: until improve.json is there, a killed run goes on from them.
-  _drop_optimizer(directory)
+
+  def finish() -> None:
+    text = json.dumps(dataclasses.asdict(outcome), indent=1)
+    shards.write_atomic(directory / 'improve.json', text + '\n')
+    # Last: until improve.json is there, a killed run goes on from them.
+    checkpoints_lib.drop_optimizer(directory)
+
+  multihost.barrier(f'{what}: all saved')
+  multihost.first(f'{what}: done', finish)
   return outcome
-
-
-def _drop_optimizer(directory: epath.Path) -> None:
-  checkpoints = checkpoints_lib.Checkpoints(directory)
-  checkpoints.drop_optimizer()
-  checkpoints.close()

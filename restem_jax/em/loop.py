@@ -8,43 +8,27 @@
 
 In: a `System`, which gin builds. Out: `model_dir/` (see the README) and a
 table. Every stage goes from files to files and skips what is complete, so the
-loop is resumed by running it again. What is *not* here: how a stage works.
+loop is resumed by running it again. What is *not* here: the stages (`run`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
-import contextlib
 import dataclasses
-import functools
-import hashlib
-import json
 import logging
 
-from etils import epath
-
-from restem_jax import checkpoints
 from restem_jax.em import (
-  evaluate,
-  generate,
-  improve,
   precompile,
-  provenance,
-  score,
   select,
   summary,
 )
-from restem_jax.em.generate import Sampler, Sampling
-from restem_jax.em.policy import Policies
+from restem_jax.em.generate import Sampling
+from restem_jax.em.run import Run
 from restem_jax.em.sampled import SampledEvaluation
 from restem_jax.em.task import Task
 from restem_jax.models.config import ModelConfig
-from restem_jax.models.transformer import Params
 from restem_jax.partitioning import MeshShape
-from restem_jax.records import EvalReport
 from restem_jax.training.trainer import Preempted, Trainer
 
 _log = logging.getLogger(__name__)
-
-Reports = Mapping[str, EvalReport]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,12 +48,13 @@ class System:
     num_iterations: the paper: 3 for MATH, 2 for code.
     init: 'base' (ReST^EM) or 'previous' (ReST): where an M-step starts.
     seed: of sampling.
+    mesh: devices that the model is spread over; None for one device, or for
+      all of several hosts with a copy of it each.
     dtype: compute dtype: auto, float32 or bfloat16 (`policy.Policies`);
       master weights are f32 always.
     checkpoint: what `evaluate` looks at: a step's folder or the folder above
       it; None for the base model and every iteration.
     sampled: pass@k and maj@k in evaluations; by default greedy only.
-    mesh: how the M-step splits parameters and batches; None for one device.
     topology: what `precompile` compiles for (`hardware.target`).
     architecture: (weights, their architecture): lets `precompile` do without
       these weights. A run takes it from the weights themselves.
@@ -89,10 +74,10 @@ class System:
   num_iterations: int = 2
   init: str = 'base'
   seed: int = 0
+  mesh: MeshShape | None = None
   dtype: str = 'auto'
   checkpoint: str | None = None
   sampled: SampledEvaluation = SampledEvaluation()
-  mesh: MeshShape | None = None
   topology: str = 'local'
   architecture: tuple[str, ModelConfig] | None = None
   log_samples: int = 2
@@ -165,240 +150,3 @@ class System:
   def precompile(self) -> None:
     """Compiles the programs for `topology`; prints what fits, and how fast."""
     precompile.run(self)
-
-
-class Run:
-  """One process's work on a run: what its stages share."""
-
-  def __init__(self, system: System):
-    self.system = system
-    self.directory = epath.Path(system.model_dir)
-    self._policies = Policies(system.weights, system.dtype)
-    provenance.check(
-      self.directory,
-      system.config_text,
-      {
-        **system.versions,
-        **{
-          f'grader of {task.name}': json.dumps(task.grader.describe())
-          for task in (system.task, *system.eval_tasks)
-        },
-      },
-      {
-        f'problems of {task.name}': task.source.fingerprint()
-        for task in (system.task, *system.eval_tasks)
-      }
-      | self._policies.fingerprints(),
-    )
-    problems = system.task.problems('train')
-    if not problems:
-      raise ValueError(f'{system.task.name} has no training problem')
-    self._problems = problems
-    cut = generate.chunks(problems, system.sampling.problems_per_shard)
-    self._num_shards = len(cut)
-
-  @functools.cached_property
-  def samplers(self) -> dict[str, Sampler]:
-    tasks = (self.system.task, *self.system.eval_tasks)
-    return {
-      task.name: Sampler(
-        task,
-        self._policies.model,
-        self._policies.tokenizer,
-        self.system.sampling,
-      )
-      for task in tasks
-    }
-
-  @property
-  def sampler(self) -> Sampler:
-    """Of the task that is trained on."""
-    return self.samplers[self.system.task.name]
-
-  def path(self, iteration: int, *parts: str) -> epath.Path:
-    """A path under the iteration's folder."""
-    return self.directory.joinpath(f'iteration_{iteration:02d}', *parts)
-
-  @property
-  def current(self) -> int:
-    """The first iteration whose M-step has not ended."""
-    iteration = 1
-    while improve.read(self.path(iteration, 'checkpoints')) is not None:
-      iteration += 1
-    return iteration
-
-  def params(self, iteration: int) -> Params:
-    """f32 parameters of an iteration's policy; 0 is the base model."""
-    if iteration:
-      return self._policies.restore(self.path(iteration, 'checkpoints'))
-    return self._policies.base()
-
-  # The stages of one iteration.
-
-  def iterate(self, iteration: int) -> bool:
-    """E- and M-step; False if there was nothing to train on."""
-    if improve.read(self.path(iteration, 'checkpoints')) is None:
-      self.generate(iteration, and_score=True)
-      self.score(iteration)
-      if not self.select(iteration).num_kept:
-        return False
-    self.improve(iteration)
-    return True
-
-  def generate(self, iteration: int, and_score: bool = False) -> None:
-    """Samples; `and_score` grades each shard while the next are sampled."""
-    directory = self.path(iteration, 'samples')
-    with self._timed(iteration, 'generate'), contextlib.ExitStack() as stack:
-      written = {}
-      if and_score:
-        written['written'] = stack.enter_context(
-          score.in_background(
-            directory, self._problems, self.system.task.grader
-          )
-        )
-      generate.generate(
-        directory,
-        self._problems,
-        self.sampler,
-        lambda: self.params(iteration - 1),
-        self.system.sampling.policy,
-        num_samples=self.system.sampling.num_samples,
-        seed=self.system.seed,
-        iteration=iteration,
-        what=f'iteration {iteration}: generate',
-        **written,
-      )
-
-  def score(self, iteration: int) -> None:
-    with self._timed(iteration, 'score'):
-      score.score(
-        self.path(iteration, 'samples'),
-        self._problems,
-        self._num_shards,
-        self.system.task.grader,
-        f'iteration {iteration}: score',
-        self.system.log_samples,
-      )
-
-  def select(self, iteration: int) -> select.Summary:
-    directory = self.path(iteration, 'dataset')
-    with self._timed(iteration, 'select'):
-      chosen = select.select(
-        directory,
-        score.read_scored(self.path(iteration, 'samples'), self._num_shards),
-        self.sampler.prompt_ids(self._problems),
-        self.system.selection,
-        iteration,
-      )
-      mixed = directory / 'mixed.arrayrecord'
-      mixture, tokenizer = self.system.mixture, self._policies.tokenizer
-      if mixture and chosen.num_kept and not select.is_whole(mixed):
-        mixture(
-          directory / 'selected.arrayrecord',
-          mixed,
-          self.system.task.source,
-          self.system.task.human_text(tokenizer),
-          tokenizer,
-          seed=self.system.selection.seed + iteration,
-        )
-    _log.info(
-      'iteration %d: select: %d of %d problems solved, %d of %d samples right, '
-      '%d kept; dropped: %s; %d timeouts, %d grader errors',
-      *(iteration, chosen.num_solved, chosen.num_problems, chosen.num_right),
-      *(chosen.num_samples, chosen.num_kept, dict(chosen.dropped)),
-      *(chosen.num_timeouts, chosen.num_grader_errors),
-    )
-    if not chosen.num_kept:
-      _log.warning(
-        'iteration %d: none of %d samples is right: there is nothing to train '
-        'on, and the run stops here. Sample more (NUM_SAMPLES), take easier '
-        'problems, or more shots',
-        *(iteration, chosen.num_samples),
-      )
-    return chosen
-
-  def improve(self, iteration: int) -> improve.Outcome:
-    mixed = self.system.mixture is not None
-    name = 'mixed.arrayrecord' if mixed else 'selected.arrayrecord'
-    dataset = self.path(iteration, 'dataset', name)
-    if not dataset.exists():
-      raise ValueError(
-        f'{dataset} is not there; run --run_mode=select first, and see its '
-        'select.json if it kept nothing'
-      )
-    start = iteration - 1 if self.system.init == 'previous' else 0
-    with self._timed(iteration, 'improve'):
-      return improve.improve(
-        self.path(iteration, 'checkpoints'),
-        dataset,
-        self.sampler,
-        self.system.trainer,
-        lambda: self.params(start),
-        seed=self.system.seed,
-        iteration=iteration,
-        metrics_dir=self.directory / 'metrics',
-      )
-
-  def evaluate(self, iteration: int) -> Reports:
-    """Test accuracy on every task; the base model's validation reward too."""
-    with self._timed(iteration, 'evaluate'):
-      return self._evaluate(
-        self.path(iteration, 'eval'),
-        lambda: self.params(iteration),
-        iteration,
-        f'iteration {iteration}: evaluate',
-      )
-
-  def evaluate_checkpoint(self, checkpoint: str) -> Reports:
-    """Test accuracy of any checkpoint of this architecture."""
-    path = checkpoints.params_path(checkpoint)
-    step = epath.Path(checkpoint) if path is None else path.parent
-    step = step.resolve()
-    # All runs name their folders alike, and one may be trained anew under its
-    # old name: the whole path and the time of saving keep them apart.
-    saved = step / '_CHECKPOINT_METADATA'
-    key = str(step).encode() + (saved.read_bytes() if saved.exists() else b'')
-    digest = hashlib.sha256(key).hexdigest()[:8]
-    name = '-'.join([*step.parts[-3:], digest]).strip('/')
-    return self._evaluate(
-      self.directory / 'evaluations' / name,
-      lambda: self._policies.restore(checkpoint),
-      0,
-      f'evaluate {name}',
-    )
-
-  def _evaluate(self, directory, params_fn, iteration, what) -> Reports:
-    params_fn = functools.cache(params_fn)  # for several tasks, loaded once
-    reports: dict[str, EvalReport] = {}
-    for task in (self.system.task, *self.system.eval_tasks):
-      splits = ['test']
-      if task is self.system.task:
-        splits.append('validation')
-      for split in splits:
-        found = evaluate.evaluate(
-          directory / f'{task.name}-{split}',
-          split,
-          task.problems(split),
-          self.samplers[task.name],
-          params_fn,
-          seed=self.system.seed,
-          iteration=iteration,
-          what=f'{what} {task.name} {split}',
-          log_samples=self.system.log_samples if split == 'test' else 0,
-          sampled=self.system.sampled,
-        )
-        reports |= {f'{name}/{split}': r for name, r in found.items()}
-    return reports
-
-  # What the run adds up to.
-
-  def _timed(self, iteration: int, stage: str):
-    return summary.timed(self.directory, iteration, stage)
-
-  def summarise(self) -> None:
-    """Writes summary.json from what the stages have written."""
-    summary.write(self.directory)
-
-  def print_table(self) -> None:
-    """The table of iterations."""
-    summary.print_table(self.directory, self.system.task.name)

@@ -6,12 +6,13 @@ parameters. What is *not* here: reading formats (`weights/`), saving
 """
 
 import functools
+from typing import Any
 
 from etils import epath
 import jax
 import jax.numpy as jnp
 
-from restem_jax import checkpoints
+from restem_jax import checkpoints, partitioning
 from restem_jax.models.transformer import Model, Params
 from restem_jax.tokenizer import Tokenizer
 from restem_jax.weights import load
@@ -67,15 +68,30 @@ class Policies:
       'tokenizer': self.tokenizer.fingerprint(),
     }
 
-  def base(self) -> Params:
-    """f32 parameters of the base model."""
-    return load.load_params(self._reader, self.model.abstract_params())
+  def base(self, mesh: jax.sharding.Mesh | None = None) -> Params:
+    """f32 parameters of the base model, born on `mesh` or one device."""
+    abstract = self.model.abstract_params()
+    return load.load_params(self._reader, abstract, self._shardings(mesh))
 
-  def restore(self, path: epath.PathLike) -> Params:
-    """f32 parameters of a checkpoint (`checkpoints.restore_params`)."""
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  def restore(
+    self, path: epath.PathLike, mesh: jax.sharding.Mesh | None = None
+  ) -> Params:
+    """f32 parameters of a checkpoint, born on `mesh` or one device.
+
+    Raises:
+      ValueError: as `checkpoints.restore_params`.
+    """
     abstract = jax.tree.map(
-      lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=device),
+      lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s),
       self.model.abstract_params(),
+      self._shardings(mesh),
     )
     return checkpoints.restore_params(path, abstract)
+
+  def _shardings(self, mesh: jax.sharding.Mesh | None) -> Any:
+    abstract, axes = self.model.abstract_params(), self.model.logical_axes()
+    if mesh is None:
+      device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+      return jax.tree.map(lambda _: device, abstract)
+    partitioning.check_divides(mesh, axes, abstract)
+    return partitioning.shardings(mesh, axes)

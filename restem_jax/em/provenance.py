@@ -8,23 +8,25 @@ gin (`main` renders the configuration to text).
 from collections.abc import Mapping
 import difflib
 import logging
+import re
 
 from etils import epath
 
-from restem_jax import shards
+from restem_jax import multihost, shards
 
 _log = logging.getLogger(__name__)
 
 _VERSION = '# version: '
 _FINGERPRINT = '# fingerprint: '
-# More iterations may be asked for later; everything else decides what the
+# More iterations may be asked for later, and another mesh or number of hosts
+# may go on: they change rounding only. So may more samples in evaluations:
+# each setting's lie in a folder of its own. Everything else decides what the
 # files hold.
-_FREE = ('NUM_ITERATIONS', 'LOG_SAMPLES')
-# So may more samples in evaluations: each setting's lie in a folder of its own.
-_ADDED = (
-  'from restem_jax.em import sampled',
-  'loop.System.sampled = ',
-  'sampled.SampledEvaluation.',
+_FREE = re.compile(
+  r'(NUM_ITERATIONS|LOG_SAMPLES|(\w+\.)*System\.mesh|(\w+\.)*MeshShape\.\w+) = '
+  r'|(from restem_jax )?import (restem_jax\.)?partitioning\b'
+  r'|from restem_jax\.em import sampled|loop\.System\.sampled = '
+  r'|sampled\.SampledEvaluation\.'
 )
 
 
@@ -35,8 +37,7 @@ def _identity(text: str) -> list[str]:
     for line in text.splitlines()
     if line
     and (not line.startswith('#') or line.startswith(_FINGERPRINT))
-    and line.split(' = ')[0] not in _FREE
-    and not line.startswith(_ADDED)
+    and not _FREE.match(line)
   ]
 
 
@@ -55,13 +56,46 @@ def check(
     fingerprints: of problems, weights, tokenizer.
 
   Raises:
-    ValueError: configuration, data or weights differ; shows the difference.
+    ValueError: configuration, data or weights differ from those of the run,
+      whose difference is shown, or between hosts; or a host does not see
+      `model_dir`.
   """
   lines = ['# Written when the run began; it must stay the same.']
   lines += [f'{_VERSION}{k} {v}' for k, v in sorted(versions.items())]
   lines += [f'{_FINGERPRINT}{k} {v}' for k, v in sorted(fingerprints.items())]
   text = '\n'.join(lines) + '\n\n' + config_text
   path = model_dir / 'config.gin'
+  _check_hosts(text)
+  multihost.first('config.gin', lambda: _check_run(path, text))
+  if not path.exists():
+    raise ValueError(
+      f'{path} is not seen by process {multihost.index()}, though process 0 '
+      'wrote it; put MODEL_DIR where all hosts see it, e.g. gs://… or NFS'
+    )
+
+
+def _check_hosts(text: str) -> None:
+  """Refuses hosts that were started for different runs."""
+  mine = _identity(text)
+  theirs = multihost.first('the configuration', lambda: mine)
+  same = multihost.gather('the same configuration', theirs == mine)
+  if theirs != mine:
+    diff = difflib.unified_diff(theirs, mine, lineterm='', n=0)
+    raise ValueError(
+      f'process {multihost.index()} is of another run than process 0 (- there, '
+      '+ here); start all hosts with the same command, data and weights:\n  '
+      + '\n  '.join(x for x in diff if not x.startswith(('---', '+++', '@@')))
+    )
+  if not all(same):
+    others = ', '.join(str(p) for p, ok in enumerate(same) if not ok)
+    raise ValueError(
+      f'process {others} is of another run than process 0: its log shows the '
+      'difference; start all hosts with the same command, data and weights'
+    )
+
+
+def _check_run(path: epath.Path, text: str) -> None:
+  model_dir = path.parent
   if not path.exists():
     shards.clean(model_dir, 'config.gin')
     shards.write_atomic(path, text)

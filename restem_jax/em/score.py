@@ -13,7 +13,7 @@ import logging
 
 from etils import epath
 
-from restem_jax import metrics, shards
+from restem_jax import metrics, multihost, shards
 from restem_jax.em.generate import shard_path
 from restem_jax.records import (
   from_dict,
@@ -55,7 +55,7 @@ def score(
   what: str,
   log_samples: int = 0,
 ) -> None:
-  """Completes the verdict shards of `directory`.
+  """Completes the verdict shards of `directory`; hosts share them out.
 
   Args:
     directory: holds the sample shards.
@@ -69,19 +69,31 @@ def score(
     ValueError: a sample shard is missing or damaged.
   """
   by_id = {p.id: p for p in problems}
-  shards.clean(directory, 'verdicts-*')
-  with metrics.progress(what, num_shards) as bar:
-    for c in range(num_shards):
+
+  def incomplete() -> list[int]:
+    shards.clean(directory, 'verdicts-*')
+    return [
+      c
+      for c in range(num_shards)
+      if shards.status(shard_path(directory, 'verdicts', c)) != 'complete'
+    ]
+
+  # All have sampled, and written the verdicts that they had under way.
+  multihost.barrier(f'{what}: all sampled')
+  todo = multihost.share(multihost.first(what, incomplete))
+  with metrics.progress(what, len(todo)) as bar:
+    for c in todo:
       bar.advance()
       _score_shard(directory, c, by_id, grader)
-  if log_samples:
+  multihost.barrier(f'{what}: all scored')
+  if log_samples and multihost.is_first():
     _show(directory, by_id, num_shards, log_samples, what)
 
 
 def _score_shard(directory, chunk: int, by_id, grader: Grader) -> None:
   """Writes the verdicts of one sample shard, unless they are there."""
   path = shard_path(directory, 'verdicts', chunk)
-  if shards.status(path) == 'complete':
+  if path.exists() and shards.status(path) == 'complete':
     return
   source = shard_path(directory, 'samples', chunk)
   if shards.status(source) != 'complete':

@@ -196,3 +196,21 @@ def select(
   text = json.dumps(dataclasses.asdict(summary), indent=1)
   shards.write_atomic(path, text + '\n')
   return summary
+
+
+def log(summary: Summary, iteration: int) -> None:
+  """Says what was selected, and what to do if it is nothing."""
+  _log.info(
+    'iteration %d: select: %d of %d problems solved, %d of %d samples right, '
+    '%d kept; dropped: %s; %d timeouts, %d grader errors',
+    *(iteration, summary.num_solved, summary.num_problems, summary.num_right),
+    *(summary.num_samples, summary.num_kept, dict(summary.dropped)),
+    *(summary.num_timeouts, summary.num_grader_errors),
+  )
+  if not summary.num_kept:
+    _log.warning(
+      'iteration %d: none of %d samples is right: there is nothing to train '
+      'on, and the run stops here. Sample more (NUM_SAMPLES), take easier '
+      'problems, or more shots',
+      *(iteration, summary.num_samples),
+    )

@@ -15,7 +15,7 @@ from typing import Any
 from etils import epath
 from rich import console as rich_console, table as rich_table
 
-from restem_jax import shards
+from restem_jax import multihost, shards
 from restem_jax.em import improve
 from restem_jax.records import EvalReport
 
@@ -25,6 +25,8 @@ def timed(directory: epath.Path, iteration: int, stage: str) -> Iterator[None]:
   """Adds a row of wall seconds to metrics/stages.jsonl when a stage ends."""
   start = time.monotonic()
   yield
+  if not multihost.is_first():
+    return
   row = {
     'iteration': iteration,
     'stage': stage,
@@ -87,7 +89,9 @@ def rows(directory: epath.Path) -> list[dict[str, Any]]:
 
 
 def write(directory: epath.Path) -> None:
-  """Writes summary.json."""
+  """Writes summary.json; among several processes, the first does."""
+  if not multihost.is_first():
+    return
   shards.clean(directory, 'summary.json')
   text = json.dumps(rows(directory), indent=1)
   shards.write_atomic(directory / 'summary.json', text + '\n')
@@ -163,6 +167,8 @@ def print_table(directory: epath.Path, task: str) -> None:
 
 def _print(table: rich_table.Table) -> None:
   """To stdout; wide enough for its rows where stdout is no terminal."""
+  if not multihost.is_first():
+    return
   width = None if sys.stdout.isatty() else 160
   rich_console.Console(file=sys.stdout, width=width).print(table)
 

@@ -113,18 +113,31 @@ class Feed:
     """Batches of an epoch."""
     return -(-len(self.rows(epoch)) // self.batch_size)
 
-  def epoch(self, epoch: int) -> grain.DatasetIterator:
+  def epoch(
+    self, epoch: int, local_rows: Sequence[int] | None = None
+  ) -> grain.DatasetIterator:
     """An iterator over one epoch's batches.
 
-    Its `get_state()` and `set_state()` resume it exactly. A batch is a dict of
-    numpy arrays `[B, T]`: tokens, segment_ids, prefix_ids, positions (int32),
-    weights (f32) and index (int32: which example, -1 where none). The last
-    batch is filled up with rows of padding.
+    Its `get_state()` and `set_state()` resume it exactly, whatever the rows. A
+    batch is a dict of numpy arrays `[B, T]`: tokens, segment_ids, prefix_ids,
+    positions (int32), weights (f32) and index (int32: which example, -1 where
+    none). The last batch is filled up with rows of padding.
+
+    Args:
+      epoch: from 0.
+      local_rows: makes only these of the B rows of each batch: those that
+        this host's devices hold.
     """
+    rows = self.rows(epoch)
+    rows += [[]] * (-len(rows) % self.batch_size)
+    if local_rows is None:
+      local_rows = range(self.batch_size)
+    starts = range(0, len(rows), self.batch_size)
+    held = [rows[start + i] for start in starts for i in local_rows]
     dataset = (
-      grain.MapDataset.source(self.rows(epoch))
+      grain.MapDataset.source(held)
       .map(self._row)
-      .batch(self.batch_size, drop_remainder=False, batch_fn=self._stack)
+      .batch(len(local_rows), drop_remainder=True, batch_fn=_stack)
     )
     return iter(dataset.to_iter_dataset())
 
@@ -161,12 +174,6 @@ class Feed:
       row['weights'][target] = self._weights[i]
     return row
 
-  def _stack(self, rows: Sequence[dict[str, np.ndarray]]):
-    batch = {name: np.stack([r[name] for r in rows]) for name in rows[0]}
-    short = self.batch_size - len(rows)
-    return {
-      name: np.pad(
-        x, ((0, short), (0, 0)), constant_values=-1 if name == 'index' else 0
-      )
-      for name, x in batch.items()
-    }
+
+def _stack(rows: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+  return {name: np.stack([r[name] for r in rows]) for name in rows[0]}

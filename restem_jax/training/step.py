@@ -46,8 +46,9 @@ def init_state(
     return State(jnp.zeros((), jnp.int32), params, opt_state)
   shardings = state_shardings(model, optimizer, mesh)
   opt_state = jax.jit(optimizer.init, out_shardings=shardings.opt_state)(params)
-  step = jax.device_put(jnp.zeros((), jnp.int32), shardings.step)
-  return State(step, params, opt_state)
+  # Not device_put, which makes sure that all hosts give the same value.
+  zero = jax.jit(lambda: jnp.int32(0), out_shardings=shardings.step)
+  return State(zero(), params, opt_state)
 
 
 def state_shardings(
@@ -79,8 +80,12 @@ def make_train_step(
   *,
   num_microbatches: int = 1,
   remat: str = 'none',
+  mesh: Mesh | None = None,
 ) -> TrainStep:
   """Builds the jitted step; the state is donated.
+
+  With a mesh, activations are constrained by the rules, and the new state
+  lies where the old one did, so that the step compiles once.
 
   The gradient is that of the weighted mean over the *whole* batch, whatever
   the number of microbatches: sums of loss and weight are accumulated in f32
@@ -99,9 +104,14 @@ def make_train_step(
   def accumulate(params, batch):
     if num_microbatches == 1:
       return grad_fn(params, batch)
-    micro = jax.tree.map(
-      lambda x: x.reshape(num_microbatches, -1, *x.shape[1:]), batch
-    )
+
+    def split(x):
+      # Row i goes to microbatch i % num_microbatches: on a mesh, each device
+      # then splits its own rows.
+      x = x.reshape(-1, num_microbatches, *x.shape[1:]).swapaxes(0, 1)
+      return partitioning.constrain(x, (None, 'batch', 'length'))
+
+    micro = jax.tree.map(split, batch)
     zeros = jax.tree.map(jnp.zeros_like, params)
     init = ((jnp.float32(0), jnp.float32(0)), zeros)
 
@@ -123,4 +133,17 @@ def make_train_step(
     params = optax.apply_updates(state.params, updates)
     return State(state.step + 1, params, opt_state), metrics
 
-  return jax.jit(step, donate_argnums=0)
+  if mesh is None:
+    return jax.jit(step, donate_argnums=0)
+  shardings = state_shardings(model, optimizer, mesh)
+  jitted = jax.jit(
+    step,
+    donate_argnums=0,
+    out_shardings=(shardings, NamedSharding(mesh, PartitionSpec())),
+  )
+
+  def on_mesh(state, batch):
+    with jax.set_mesh(mesh):
+      return jitted(state, batch)
+
+  return on_mesh

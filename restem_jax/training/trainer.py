@@ -19,10 +19,16 @@ import threading
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 import numpy as np
 import optax
 
-from restem_jax import checkpoints as checkpoints_lib, metrics as metrics_lib
+from restem_jax import (
+  checkpoints as checkpoints_lib,
+  metrics as metrics_lib,
+  multihost,
+  partitioning,
+)
 from restem_jax.models.transformer import Model, Params
 from restem_jax.training import batches, optimizers, step as step_lib
 
@@ -121,6 +127,7 @@ class Trainer:
     validate: Callable[[Params], float],
     writer: metrics_lib.Writer,
     what: str = 'train',
+    mesh: Mesh | None = None,
   ) -> list[Mapping[str, Any]]:
     """Trains until the epochs end or the validation reward stops rising.
 
@@ -132,11 +139,14 @@ class Trainer:
       validate: validation reward in [0, 1] of parameters.
       writer: gets loss and gradient norm of each step, and the reward.
       what: the name of the work for the progress bar.
+      mesh: where parameters and batches lie, by the rules; None for one
+        device.
 
     Returns:
       The history: one {'epoch', 'step', 'reward'} per validation.
 
     Raises:
+      ValueError: the mesh does not divide the batch.
       FloatingPointError: loss or gradient norm is not finite; names the
         examples of the batch.
       Preempted: on SIGTERM, after saving.
@@ -147,11 +157,11 @@ class Trainer:
     )
     total = ends[-1]
     optimizer = self.make_optimizer(total)
-    params = init_params()
-    state = step_lib.init_state(model, optimizer, params)
-    del params
-    # Committed, as the step returns it: else the second step compiles again.
-    state = jax.device_put(state, jax.tree.map(lambda x: x.sharding, state))
+    rows = self._check_rows(mesh)
+    state = step_lib.init_state(model, optimizer, init_params(), mesh)
+    if mesh is None:
+      # Committed, as the step returns it: else the second step compiles again.
+      state = jax.device_put(state, jax.tree.map(lambda x: x.sharding, state))
     epoch, position, history = 0, None, []
     if (latest := checkpoints.latest_step) is not None:
       params, opt_state, saved = checkpoints.restore(
@@ -166,6 +176,7 @@ class Trainer:
       optimizer,
       num_microbatches=self.num_microbatches,
       remat=self.remat,
+      mesh=mesh,
     )
     num_steps = int(state.step)
     with (
@@ -173,12 +184,14 @@ class Trainer:
       metrics_lib.progress(what, total, num_steps) as bar,
     ):
       while epoch < self.num_epochs and not self._stopped(history):
-        batch_iter = feed.epoch(epoch)
+        batch_iter = feed.epoch(epoch, rows)
         if position is not None:
           batch_iter.set_state(position)
         note = 'resumed at its end'
         for batch in batch_iter:
           index = batch.pop('index')
+          if mesh is not None:
+            batch = partitioning.global_batch(mesh, batch, self.batch_size)
           state, metrics = train_step(state, batch)
           metrics = {k: float(v) for k, v in metrics.items()}
           _check_finite(metrics, feed, index)
@@ -188,14 +201,16 @@ class Trainer:
           bar.advance(note=note)
           # An epoch's last step is saved once, together with its reward.
           save = self.save_every and num_steps % self.save_every == 0
-          if (save and num_steps < ends[epoch]) or stop.is_set():
+          # Whichever host it came to, all save the same step.
+          stopping = multihost.any_host(stop.is_set())
+          if (save and num_steps < ends[epoch]) or stopping:
             progress = {
               'epoch': epoch,
               'position': batch_iter.get_state(),
               'history': history,
             }
             self._save(checkpoints, state, num_steps, progress, None)
-          if stop.is_set():
+          if stopping:
             checkpoints.wait()
             raise Preempted(f'{what}: saved at step {num_steps}')
         epoch, position = epoch + 1, None
@@ -211,11 +226,24 @@ class Trainer:
         )
         progress = {'epoch': epoch, 'position': None, 'history': history}
         self._save(checkpoints, state, num_steps, progress, reward)
-        if stop.is_set():  # it came during validation
+        if multihost.any_host(stop.is_set()):  # it came during validation
           checkpoints.wait()
           raise Preempted(f'{what}: saved at step {num_steps}')
     checkpoints.wait()
     return history
+
+  def _check_rows(self, mesh: Mesh | None) -> list[int] | None:
+    """The rows of each batch that this process feeds; None for all."""
+    if mesh is None:
+      return None
+    parts = partitioning.batch_parts(mesh)
+    if self.batch_size % (self.num_microbatches * parts):
+      raise ValueError(
+        f'Trainer.batch_size={self.batch_size} must be a multiple of '
+        f'num_microbatches={self.num_microbatches} times {parts}, the '
+        'data x fsdp devices of the mesh'
+      )
+    return partitioning.local_rows(mesh, self.batch_size)
 
   def _save(self, checkpoints, state, step, progress, reward):
     checkpoints.save(step, state.params, state.opt_state, progress, reward)

@@ -1,16 +1,12 @@
-import functools
 import json
 import pathlib
 import shutil
 
-import optax
 import pytest
 import runs
 
-from restem_jax import checkpoints, main
+from restem_jax import main
 from restem_jax.em import loop
-from restem_jax.training import optimizers
-from restem_jax.training.trainer import Trainer
 
 STAGES = ('generate', 'score', 'select', 'improve', 'evaluate')
 
@@ -78,39 +74,6 @@ def test_more_iterations(tmp_path, flags, files, expected, undisturbed):
   assert 'iteration_02/checkpoints/improve.json' in found
 
 
-@pytest.mark.parametrize('init', ['base', 'previous'])
-def test_where_an_m_step_starts(
-  tmp_path, init, undisturbed, model_path, problem_task, sampling, make_params,
-  sampler,
-):  # fmt: skip
-  """With a learning rate of 0 it ends where it starts."""
-  first = shutil.copytree(
-    undisturbed[0] / 'iteration_01', tmp_path / 'iteration_01'
-  )
-  shutil.copytree(first / 'dataset', tmp_path / 'iteration_02' / 'dataset')
-  rate = functools.partial(optimizers.constant, value=0.0)
-  system = loop.System(
-    model_dir=str(tmp_path),
-    weights=str(model_path),
-    task=problem_task,
-    sampling=sampling,
-    trainer=Trainer(
-      num_epochs=1, row_len=128, optimizer=optax.sgd, schedule=rate
-    ),
-    init=init,
-  )
-  system.improve()
-  abstract = sampler.model.abstract_params()
-  trained, start = (
-    runs.arrays(checkpoints.restore_params(tmp_path / i / 'checkpoints', abstract))
-    for i in ('iteration_02', 'iteration_01')
-  )  # fmt: skip
-  base = runs.arrays(make_params())
-  equal = lambda a, b: all((a[k] == b[k]).all() for k in a)
-  assert not equal(start, base)
-  assert equal(trained, base if init == 'base' else start)
-
-
 def test_no_correct_sample(tmp_path, flags, capsys):
   rows = [
     {'id': f'{split}/{i}', 'question': f'{split} {i}?', 'answer': 'zebra'}
@@ -137,49 +100,6 @@ def test_no_correct_sample(tmp_path, flags, capsys):
   assert (last['iteration'], last['num_kept'], last['coverage']) == (1, 0, 0)
   line = refused(capsys, [*flags, '--run_mode=improve'])
   assert 'run --run_mode=select first' in line
-
-
-def test_any_checkpoint_is_evaluated(
-  tmp_path, flags, undisturbed, make_params, capsys
-):
-  def evaluate(checkpoint):
-    flag = f'--gin.CHECKPOINT={str(checkpoint)!r}'
-    mode = '--run_mode=evaluate'
-    return main.main([*flags, runs.in_folder(tmp_path / 'run'), flag, mode])
-
-  def reports():
-    found = (tmp_path / 'run' / 'evaluations').glob('*/jsonl-test/report.json')
-    return sorted(path.read_text() for path in found)
-
-  def of_iteration(i):
-    path = undisturbed[0] / f'iteration_0{i}/eval/jsonl-test/report.json'
-    return path.read_text()
-
-  trained = undisturbed[0] / 'iteration_01' / 'checkpoints'
-  best = json.loads((trained / 'improve.json').read_text())['best_step']
-  assert evaluate(trained) == 0
-  assert 'jsonl/test' in capsys.readouterr().out
-  assert reports() == [of_iteration(1)]
-  assert evaluate(trained / str(best)) == 0
-  assert reports() == [of_iteration(1)]  # the same one, named by its step
-
-  # The folders of another run have the same names.
-  other = tmp_path / 'other' / 'iteration_01' / 'checkpoints'
-  store = checkpoints.Checkpoints(other)
-  store.save(best, make_params(), {'count': make_params()['final_norm']}, {}, 1.0)  # fmt: skip
-  store.close()
-  assert evaluate(other) == 0
-  assert of_iteration(0) != of_iteration(1)
-  assert reports() == sorted([of_iteration(0), of_iteration(1)])
-  assert f'{tmp_path / "none"} holds no checkpoint; name a step' in refused(
-    capsys,
-    [
-      *flags,
-      runs.in_folder(tmp_path / 'run'),
-      f'--gin.CHECKPOINT={str(tmp_path / "none")!r}',
-      '--run_mode=evaluate',
-    ],
-  )
 
 
 def test_samples_are_added_to_the_evaluations_of_a_finished_run(

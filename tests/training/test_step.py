@@ -55,7 +55,7 @@ make_step = functools.cache(step_lib.make_train_step)
 
 def steps(built, batch, optimizer, num=1, mesh=None, **kwargs):
   state = fresh(built, optimizer, mesh)
-  step = make_step(built[0], optimizer, **kwargs)
+  step = make_step(built[0], optimizer, mesh=mesh, **kwargs)
   for _ in range(num):
     state, metrics = step(state, batch)
   return state, metrics
@@ -139,10 +139,9 @@ def test_microbatches_give_the_full_gradient(built, batch, sgd_once):
 def test_a_mesh_equals_one_device(built, batch, adamw_twice, sizes):
   mesh = partitioning.make_mesh(*sizes)
   rows = partitioning.shardings(mesh, ('batch', 'length'))
-  with jax.set_mesh(mesh):
-    state, metrics = steps(
-      built, jax.device_put(batch, rows), ADAMW, num=2, mesh=mesh
-    )
+  state, metrics = steps(
+    built, jax.device_put(batch, rows), ADAMW, num=2, mesh=mesh
+  )
   assert_close(metrics, adamw_twice[1], rtol=1e-5)
   assert_close(state.params, adamw_twice[0].params, atol=1e-5)
   # Parameters and moments stay where they were born.
@@ -155,6 +154,93 @@ def test_a_mesh_equals_one_device(built, batch, adamw_twice, sizes):
   q = want.opt_state[1][0].mu['layers']['attention']['q']
   assert q == want.params['layers']['attention']['q']
   assert tuple(q.spec) == (None, 'fsdp', 'tensor', None)
+
+
+MESHES = {
+  'data': (8, 1, 1),
+  'fsdp': (1, 8, 1),
+  'tensor': (1, 1, 4),
+  'mixed': (2, 2, 2),
+}
+# Of a parameter and of the moments of it.
+SPECS = {
+  'embed/table': ('tensor', 'fsdp'),
+  'final_norm': ('fsdp',),
+  'layers/attention/k': (None, 'fsdp', 'tensor', None),
+  'layers/attention/o': (None, 'tensor', None, 'fsdp'),
+  'layers/attention/q': (None, 'fsdp', 'tensor', None),
+  'layers/attention/v': (None, 'fsdp', 'tensor', None),
+  'layers/mlp/down': (None, 'tensor', 'fsdp'),
+  'layers/mlp/gate': (None, 'fsdp', 'tensor'),
+  'layers/mlp/up': (None, 'fsdp', 'tensor'),
+  'layers/pre_attention_norm': (None, 'fsdp'),
+  'layers/pre_mlp_norm': (None, 'fsdp'),
+}
+
+
+def on_mesh(sizes):
+  devices = jax.devices()[: int(np.prod(sizes))]
+  return partitioning.make_mesh(*sizes, devices=devices)
+
+
+@pytest.mark.parametrize('sizes', MESHES.values(), ids=MESHES)
+@pytest.mark.parametrize('num_microbatches', [1, 2])
+def test_loss_and_gradient_on_a_mesh(
+  built, batch, sgd_once, sizes, num_microbatches
+):
+  """SGD with rate 1: the difference of the parameters is the gradient."""
+  mesh = on_mesh(sizes)
+  if NUM_ROWS % (num_microbatches * partitioning.batch_parts(mesh)):
+    batch = jax.tree.map(lambda x: jnp.concatenate([x, 0 * x]), batch)
+  rows = partitioning.shardings(mesh, ('batch', 'length'))
+  state, metrics = steps(
+    built,
+    jax.device_put(batch, rows),
+    SGD,
+    mesh=mesh,
+    num_microbatches=num_microbatches,
+  )
+  assert_close(metrics, sgd_once[1], rtol=1e-5)
+  gradient = lambda new: jax.tree.map(lambda a, b: a - b, built[1], new)
+  assert_close(
+    gradient(jax.tree.map(np.asarray, state.params)),
+    gradient(sgd_once[0].params),
+    rtol=1e-5,
+    atol=1e-5,
+  )
+
+
+@pytest.mark.parametrize('sizes', MESHES.values(), ids=MESHES)
+def test_where_every_leaf_of_the_state_lies(built, batch, sizes):
+  """As it is born, and after a step."""
+  mesh = on_mesh(sizes)
+  born = fresh(built, ADAMW, mesh)
+  moments = lambda state: state.opt_state[1][0]
+  before = jax.tree.map(lambda x: x.sharding, born)
+  trees = (born.params, moments(born).mu, moments(born).nu)
+  for tree in trees:
+    found = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+      name = '/'.join(key.key for key in path)
+      assert leaf.sharding.mesh == mesh
+      found[name] = tuple(leaf.sharding.spec)
+      parts = [1 if axis is None else mesh.shape[axis] for axis in found[name]]
+      held = {shard.data.shape for shard in leaf.addressable_shards}
+      assert held == {
+        tuple(n // k for n, k in zip(leaf.shape, parts, strict=True))
+      }
+    assert found == SPECS
+  for scalar in (born.step, moments(born).count):
+    assert scalar.sharding.is_fully_replicated
+  if NUM_ROWS % partitioning.batch_parts(mesh) == 0:
+    rows = partitioning.shardings(mesh, ('batch', 'length'))
+    step = make_step(built[0], ADAMW, mesh=mesh)
+    after, _ = step(born, jax.device_put(batch, rows))
+    jax.tree.map(
+      lambda x, s: x.sharding.is_equivalent_to(s, x.ndim) or pytest.fail(s),
+      after,
+      before,
+    )
 
 
 def test_factored_moments_are_replicated(built):

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import os
+import re
 import signal
 
 from etils import epath
@@ -14,7 +15,7 @@ import optax
 import packed
 import pytest
 
-from restem_jax import checkpoints as checkpoints_lib, metrics
+from restem_jax import checkpoints as checkpoints_lib, metrics, partitioning
 from restem_jax.training import optimizers
 from restem_jax.training.trainer import Preempted, Trainer
 
@@ -46,6 +47,14 @@ class Writer(metrics.Writer):
       self.at(step)
 
 
+def initial(mesh):
+  model, params = networks.build()
+  if mesh is None:
+    return params
+  shardings = partitioning.shardings(mesh, model.logical_axes())
+  return jax.device_put(params, shardings)
+
+
 class Run:
   """One folder, in which `fit` is called as often as it takes."""
 
@@ -54,18 +63,19 @@ class Run:
     self.rewards = rewards
     self.validated = 0
 
-  def fit(self, at=lambda step: None, validate=None, feed=None):
+  def fit(self, at=lambda step: None, validate=None, feed=None, mesh=None):
     checkpoints = checkpoints_lib.Checkpoints(self.folder / 'checkpoints')
     writer = Writer(self.folder, 'improve')
     writer.at = at
     try:
       return self.trainer.fit(
         networks.build()[0],
-        lambda: networks.build()[1],
+        lambda: initial(mesh),
         FEED if feed is None else feed,
         checkpoints,
         self.validate if validate is None else validate,
         writer,
+        mesh=mesh,
       )
     finally:
       checkpoints.close()
@@ -267,6 +277,36 @@ def test_a_loss_that_is_not_finite_names_its_examples(tmp_path):
   # Nothing of it is saved or shown as a step.
   assert run.steps == []
   assert feed.rows(0).index(row) + 1 not in {step for step, _ in run.rows()}
+
+
+@pytest.mark.parametrize('sizes', [(2, 1, 1), (1, 2, 2)], ids=str)
+def test_a_mesh_trains_alike_and_compiles_once(
+  tmp_path, undisturbed, sizes, caplog
+):
+  devices = jax.devices()[: int(np.prod(sizes))]
+  mesh = partitioning.make_mesh(*sizes, devices=devices)
+  run = Run(tmp_path)
+  with jax.log_compiles(), caplog.at_level('WARNING', 'jax'):
+    assert run.fit(mesh=mesh) == HISTORY
+  compiled = re.findall(
+    r'Finished XLA compilation of jit\((\w+)\)', caplog.text
+  )
+  assert compiled.count('step') == 1, compiled
+  # A checkpoint goes from any mesh to any other.
+  for step in run.steps:
+    jax.tree.map(
+      functools.partial(np.testing.assert_allclose, atol=5e-5),
+      run.params(step),
+      undisturbed.params(step),
+    )
+
+
+def test_a_mesh_that_does_not_divide_the_batch(tmp_path):
+  mesh = partitioning.make_mesh()
+  with pytest.raises(
+    ValueError, match='batch_size=2 must be a multiple of num_'
+  ):
+    Run(tmp_path).fit(mesh=mesh)
 
 
 def test_the_feed_of_an_iteration():

@@ -1,0 +1,186 @@
+"""Several processes, one per host: start-up, and who this one is.
+
+In: flags or a cluster's environment. Out: which process this is, its share of
+a work, values that all processes agree on. What is *not* here: how they meet
+(`meetings`), arrays over hosts (`partitioning`), what is shared out (`em`).
+
+With one process (nothing was started) every function here is a plain call.
+Files are whole or absent, so whatever ends a run, the same command goes on
+from what is complete.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+import contextlib
+import functools
+import logging
+import os
+import signal
+import sys
+import threading
+from typing import Any, TypeVar
+
+import jax
+from jax._src import distributed  # the store has no public name
+from jax.experimental import multihost_utils
+import numpy as np
+
+from restem_jax.meetings import AGAIN, Hosts, Options
+
+_log = logging.getLogger(__name__)
+
+T = TypeVar('T')
+_hosts = Hosts()
+_failed = False
+
+
+def index() -> int:
+  """Which process this is, from 0."""
+  return _hosts.index
+
+
+def count() -> int:
+  """How many processes there are."""
+  return _hosts.count
+
+
+def is_first() -> bool:
+  """Whether this process writes what all share."""
+  return _hosts.index == 0
+
+
+def share(items: Sequence[T]) -> list[T]:
+  """This process's part of what all have in the same order."""
+  return list(items[_hosts.index :: _hosts.count])
+
+
+def gather(what: str, value: T) -> list[T]:
+  """See `Hosts.gather`."""
+  return _hosts.gather(what, value)
+
+
+def barrier(what: str) -> None:
+  """Returns when all processes have come.
+
+  Raises:
+    Missing: as `Hosts.gather`.
+  """
+  _hosts.gather(what, None)
+
+
+def first(what: str, fn: Callable[[], T]) -> T:
+  """What `fn` gives on process 0, on all processes; others don't call it.
+
+  Args:
+    what: names the meeting in messages.
+    fn: its value must be what JSON can hold.
+  """
+  return _hosts.gather(what, fn() if is_first() else None)[0]  # pyright: ignore
+
+
+def any_host(flag: bool) -> bool:
+  """Whether any process says so; all must ask, at the same step.
+
+  Over the devices' network: milliseconds, where a meeting takes a second.
+  """
+  if _hosts.count == 1:
+    return flag
+  return bool(multihost_utils.process_allgather(np.array(flag)).any())
+
+
+def failed() -> bool:
+  """Whether this process must end without waiting for the others."""
+  return _failed
+
+
+def _leave(reason: str) -> None:
+  """Ends the process from any thread: the main one may hang for good."""
+  # One write: the coordination service ends the process as well, and loudly,
+  # when process 0 is gone.
+  sys.stderr.write(f'error: {reason}; the others stop. {AGAIN.capitalize()}\n')
+  sys.stderr.flush()
+  os._exit(1)
+
+
+@contextlib.contextmanager
+def started(options: Options) -> Iterator[None]:
+  """Connects this process with the others while the context lasts.
+
+  When it is left by an error, the others are told, and `failed` is true from
+  then on: the caller is to end the process with `os._exit`, since jax's own
+  clean-up at exit would wait for them.
+
+  Raises:
+    ValueError: the environment does not say what the flags leave out.
+  """
+  global _hosts, _failed
+  _initialize(options)
+  _hosts = Hosts(
+    distributed.global_state.client,
+    distributed.global_state.process_id,
+    distributed.global_state.num_processes,
+    options,
+    _leave,
+  )
+  try:
+    _hosts.watch()
+    _hosts.introduce()
+    _log.info(
+      'process %d of %d, %d of %d devices', _hosts.index, _hosts.count,
+      jax.local_device_count(), jax.device_count(),
+    )  # fmt: skip
+    yield
+    barrier('the end')
+  except BaseException as e:
+    _failed = True
+    _hosts.fail(e)
+    raise
+  _hosts.close()
+  _hosts = Hosts()
+  jax.distributed.shutdown()
+
+
+def _initialize(options: Options) -> None:
+  """`jax.distributed.initialize`, with a start that names who is missing."""
+  # jaxlib's module; the service's own limit is an hour, and no argument of
+  # initialize. At its end the log names the processes that did not come.
+  jaxlib: Any = vars(distributed)['_jax']
+  service = functools.partial(
+    jaxlib.get_distributed_runtime_service,
+    cluster_register_timeout=int(options.host_timeout),
+  )
+  explicit = options.coordinator_address is not None
+  timeout = int(options.host_timeout)
+  waiting = threading.Timer(
+    10.0,
+    _log.warning,
+    (
+      'process %s of %s: waiting for the others; start the same command there',
+      options.process_index,
+      options.process_count,
+    ),
+  )
+  waiting.daemon = True
+  waiting.start()
+  try:
+    jaxlib.get_distributed_runtime_service = service
+    jax.distributed.initialize(
+      options.coordinator_address,
+      options.process_count,
+      options.process_index,
+      cluster_detection_method='deactivate' if explicit else None,
+      # Longer than the service's: its message is the better one.
+      initialization_timeout=timeout + 10,
+      # Longer than the heartbeat here, for the same reason.
+      heartbeat_timeout_seconds=timeout + 60,
+      shutdown_timeout_seconds=timeout,
+    )
+  except ValueError as e:
+    raise ValueError(
+      f'--distributed: the environment does not say it all ({e}); write '
+      '--coordinator_address=HOST:PORT --process_count=N --process_index=I'
+    ) from None
+  finally:
+    waiting.cancel()
+    jaxlib.get_distributed_runtime_service = service.func
+  # jaxlib's handler would swallow it; `training.trainer` has its own.
+  signal.signal(signal.SIGTERM, signal.SIG_DFL)

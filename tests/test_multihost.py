@@ -1,0 +1,136 @@
+"""One process alone, and real ones that meet, refuse and fail.
+
+Whole runs of several processes are in em/test_hosts.py.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+import runs
+
+from restem_jax import multihost
+from restem_jax.meetings import Hosts
+
+# What each process does, by its index `p`, with `multihost` at hand.
+_PROCESS = """
+import os, sys
+from restem_jax import main, multihost
+p, num, port, timeout = map(int, sys.argv[1:])
+options = multihost.Options(
+  coordinator_address=f'127.0.0.1:{port}', process_count=num, process_index=p,
+  host_timeout=timeout)
+def work():
+  with multihost.started(options):
+BODY
+try:
+  work()
+except BaseException:
+  main._leave_hosts(3)
+  raise
+"""
+
+
+def start(body, num=2, only=None, timeout=20):
+  """(exit code, stdout, stderr) of each process that runs `body`."""
+  with socket.create_server(('127.0.0.1', 0)) as server:
+    port = server.getsockname()[1]
+  lines = ''.join(f'    {line}\n' for line in body.strip().splitlines())
+  code = _PROCESS.replace('BODY\n', lines)
+  started = [
+    subprocess.Popen(
+      [sys.executable, '-c', code, *map(str, (p, num, port, timeout))],
+      env=os.environ | {'PYTHONPATH': str(runs.ROOT)},
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    for p in (range(num) if only is None else only)
+  ]
+  ended = [process.communicate(timeout=200) for process in started]
+  return [
+    (process.returncode, out, err)
+    for process, (out, err) in zip(started, ended, strict=True)
+  ]
+
+
+def test_alone():
+  assert (multihost.index(), multihost.count()) == (0, 1)
+  assert multihost.is_first() and not multihost.failed()
+  assert multihost.share([3, 4, 5]) == [3, 4, 5]
+  assert multihost.gather('x', 7) == [7]
+  assert multihost.first('x', lambda: (1, 2)) == (1, 2)
+  assert multihost.any_host(True) and not multihost.any_host(False)
+  multihost.barrier('x')
+
+
+def test_shares(monkeypatch):
+  """Together they are all, in every number of hosts."""
+  for count in (1, 2, 3, 5):
+    parts = []
+    for index in range(count):
+      monkeypatch.setattr(multihost, '_hosts', Hosts(None, index, count))
+      parts += multihost.share(range(4))
+    assert sorted(parts) == [0, 1, 2, 3]
+
+
+def test_two_processes():
+  body = """
+print(multihost.gather('a', p + 1))
+print(multihost.first('b', lambda: f'of {p}'), multihost.share(range(5)))
+print([multihost.any_host(p == i) for i in range(3)])
+"""
+  for p, (code, out, err) in enumerate(start(body)):
+    assert code == 0, err
+    assert [x for x in out.splitlines() if 'Gloo' not in x] == [
+      '[1, 2]',
+      f'of 0 {[[0, 2, 4], [1, 3]][p]}',
+      '[True, True, False]',
+    ]
+
+
+@pytest.mark.slow('two starts of two processes')
+def test_a_failure_ends_all_with_its_name():
+  body = """
+if p == 1: raise KeyError('broken')
+multihost.barrier('never')
+"""
+  (code, _, err), (other, _, traceback) = start(body)
+  assert (code, other) == (1, 3)
+  assert 'error: process 1 (' in err
+  assert "failed: KeyError: 'broken'; the others stop. Run the same" in err
+  assert "KeyError: 'broken'" in traceback
+  # Process 0, which holds the store.
+  body = body.replace('p == 1', 'p == 0')
+  (other, _, _), (code, _, err) = start(body)
+  assert (code, other) == (1, 3)
+  assert "failed: KeyError: 'broken'" in err
+
+
+@pytest.mark.slow('waits for a process that never comes')
+def test_who_does_not_start_is_named():
+  ended = start('print("met")', num=3, only=[0, 2], timeout=12)
+  for code, out, err in ended:
+    assert code != 0 and 'met' not in out
+    assert 'Some timed out task names:\n1\n' in err
+
+
+def test_an_environment_that_does_not_say_it_all(monkeypatch):
+  for name in ('SLURM_JOB_ID', 'OMPI_MCA_orte_hnp_uri', 'TPU_WORKER_ID'):
+    monkeypatch.delenv(name, raising=False)
+  called = []
+  monkeypatch.setattr(
+    multihost.jax.distributed,
+    'initialize',
+    lambda *args, **kwargs: called.append(args) or raise_value_error(),
+  )
+  with pytest.raises(ValueError, match='write --coordinator_address=HOST:PORT'):
+    with multihost.started(multihost.Options()):
+      pass
+  assert called == [(None, None, None)]
+
+
+def raise_value_error():
+  raise ValueError('coordinator_address should be defined.')
