@@ -91,3 +91,12 @@ def test_a_terminal_gets_rich_lines(monkeypatch):
     logging.getLogger('restem_jax').info('hello')
   assert 'hello' in err.getvalue()
   assert '\x1b[' in err.getvalue()  # colours
+
+
+def test_a_further_process_logs_what_is_wrong_under_its_name(capfd):
+  with environment.logging_to_stderr():
+    environment.log_as('process 3')
+    logging.getLogger('restem_jax.em').info('progress')
+    logging.getLogger('restem_jax.em').warning('trouble')
+  err = capfd.readouterr().err
+  assert 'process 3 WARNING trouble' in err and 'progress' not in err
