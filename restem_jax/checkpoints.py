@@ -198,7 +198,8 @@ def restore_params(path: epath.PathLike, abstract: Any) -> Any:
 
   Args:
     path: as for `params_path`.
-    abstract: tree of ShapeDtypeStructs, with shardings or without.
+    abstract: tree of ShapeDtypeStructs; what has no sharding comes to this
+      process's first device.
 
   Raises:
     ValueError: `path` holds no checkpoint of ours, or one of another model.
@@ -209,6 +210,15 @@ def restore_params(path: epath.PathLike, abstract: Any) -> Any:
       f'{path} holds no checkpoint; name a step, e.g. '
       'MODEL_DIR/iteration_01/checkpoints/42, or the folder above it'
     )
+  # Without a sharding Orbax takes the saved one, whose devices, or hosts, need
+  # not be here.
+  device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  abstract = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(
+      x.shape, x.dtype, sharding=getattr(x, 'sharding', None) or device
+    ),
+    abstract,
+  )
   # The handler, not a checkpointer: the item has no metadata of its own, for
   # which a checkpointer looks, and warns.
   handler = ocp.StandardCheckpointHandler()

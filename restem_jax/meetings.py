@@ -93,6 +93,8 @@ class Hosts:
     self._store, self._leave = store, leave
     self._names = [f'process {p}' for p in range(count)]
     self._num_meetings = 0
+    # Seconds that this process has run: nobody is silent while it is stopped.
+    self._clock, self._ticked = 0.0, time.monotonic()
     self._closed, self._told = threading.Event(), threading.Event()
     self._watch: threading.Thread | None = None
 
@@ -197,16 +199,18 @@ class Hosts:
     """Names of the processes whose heartbeat has stopped."""
     assert self._store is not None
     now = time.monotonic()
+    self._clock += min(now - self._ticked, 2.0)
+    self._ticked = now
     beats = {int(k.split('/')[-1]): v for k, v in
              self._store.key_value_dir_get('restem/alive')}  # fmt: skip
     for p in range(self.count):
       beat = beats.get(p, '')
       if p not in seen or seen[p][0] != beat:
-        seen[p] = beat, now
+        seen[p] = beat, self._clock
     return ', '.join(
       name
       for p, name in enumerate(self._names)
-      if now - seen[p][1] > self.options.host_timeout
+      if self._clock - seen[p][1] > self.options.host_timeout
     )
 
   def stop_all(self, reason: str) -> None:
@@ -228,14 +232,16 @@ class Hosts:
     blame: they wait until the heartbeat has named the dead one.
     """
     me = self._names[self.index]
+    line = str(error).partition('\n')[0]
+    reason = f'{me} failed: {type(error).__name__}: {line}'
     if isinstance(error, Missing):
-      self.stop_all(str(error))
+      reason = str(error)
     elif isinstance(error, jax.errors.JaxRuntimeError) or 'Gloo' in str(error):
-      _log.warning('%s: %s', me, str(error).partition('\n')[0])
+      _log.warning('%s: %s', me, line)
       # Unless it is told, and ends there, nobody has died.
       self._told.wait(self.options.host_timeout + 5)
-    line = str(error).partition('\n')[0]
-    self.stop_all(f'{me} failed: {type(error).__name__}: {line}')
+    self._closed.set()  # first: this process ends with its own error
+    self.stop_all(reason)
     if self.index == 0:
       time.sleep(1)  # the store ends with this process: let it be read
     self.close()

@@ -56,6 +56,47 @@ def test_finds_files_in_order_and_the_nearest_name(tmp_path, monkeypatch):
   assert 'did you mean models/tiny.gin?' in str(error.value)
 
 
+def hosts(*flags):
+  return commandline.parse(['--gin_file=math.gin', *flags]).hosts
+
+
+def test_the_processes_of_a_run():
+  assert hosts() is None
+  nothing = dict.fromkeys(
+    ('coordinator_address', 'process_count', 'process_index')
+  )
+  assert hosts('--distributed') == nothing | {'host_timeout': 100.0}
+  assert hosts(
+    '--coordinator_address=a:12',
+    '--process_count=2',
+    '--process_index=1',
+    '--host_timeout=30',
+  ) == {
+    'coordinator_address': 'a:12',
+    'process_count': 2,
+    'process_index': 1,
+    'host_timeout': 30.0,
+  }
+
+
+@pytest.mark.parametrize(
+  ('flags', 'words'),
+  [
+    ('--process_count=2', '--coordinator_address and --process_index: not giv'),
+    ('--coordinator_address=a:1 --process_count=2 --process_index=2', '0 to 1'),
+    (
+      '--coordinator_address=a --process_count=2 --process_index=0',
+      'HOST:PORT',
+    ),
+    ('--distributed --host_timeout=1', '--host_timeout=1: write 2 or more'),
+    ('--process_indx=1', 'did you mean --process_index'),
+  ],
+)
+def test_processes_that_do_not_fit_together(flags, words):
+  with pytest.raises(commandline.UsageError, match=words):
+    hosts(*flags.split())
+
+
 def test_near():
   assert commandline.near('num_sample', ['NUM_SAMPLES', 'SEED']) == (
     '; did you mean NUM_SAMPLES?'

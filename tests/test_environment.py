@@ -111,3 +111,12 @@ def test_compiled_programs_are_kept_where_jax_was_told(monkeypatch, tmp_path):
   assert used(tmp_path / 'a') == str(tmp_path / 'a')
   monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', str(tmp_path / 'b'))
   assert used(tmp_path / 'a') == str(tmp_path / 'b')
+
+
+def test_a_further_process_logs_what_is_wrong_under_its_name(capfd):
+  with environment.logging_to_stderr():
+    environment.log_as('process 3')
+    logging.getLogger('restem_jax.em').info('progress')
+    logging.getLogger('restem_jax.em').warning('trouble')
+  err = capfd.readouterr().err
+  assert 'process 3 WARNING trouble' in err and 'progress' not in err

@@ -139,6 +139,22 @@ def test_a_silent_host_is_named_to_all(left):
     assert reason.endswith(') has been silent for 1.5 s')
 
 
+def test_nobody_is_silent_while_this_process_is_stopped(monkeypatch):
+  """All of them are, perhaps: a suspended machine."""
+  clock = [0.0]
+  monkeypatch.setattr('restem_jax.meetings.time.monotonic', lambda: clock[0])
+  (host, _) = make(2, host_timeout=10)
+  seen = {}
+
+  def silent_at(now):
+    clock[0] = now
+    return host._silent(seen)
+
+  assert not any(map(silent_at, (1, 2, 3, 1000)))
+  *_, silent = map(silent_at, range(1001, 1020))
+  assert silent == 'process 0, process 1'
+
+
 def test_the_end_of_process_0(left):
   reasons, leave = left
   store = Store()

@@ -37,6 +37,14 @@ def test_rows_are_appended(tmp_path):
   ]
 
 
+def test_a_writer_that_writes_nothing(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  writer = metrics.NoWriter()
+  writer.write(1, {'loss': 1.5})
+  writer.close()
+  assert not list(tmp_path.iterdir())
+
+
 def events(folder):
   """(step, name, value) of the events that TensorBoard would read."""
   for file in sorted(folder.glob('events.out.tfevents.*')):

@@ -64,6 +64,21 @@ def check_same(found, expected):
   assert json.loads(found[name]) == json.loads(expected[name])
 
 
+def without_logprobs(found):
+  """Where a mesh splits sums, they differ in the last digit; nor its flags."""
+  rows = {}
+  for name, data in found.items():
+    if '/samples-' in name and name.endswith('.done'):
+      data = None
+    elif '/samples-' in name:
+      samples = [json.loads(line) for line in data.splitlines()]
+      data = [sample | {'logprobs': None} for sample in samples]
+    elif name == 'config.gin':
+      data = None
+    rows[name] = data
+  return rows
+
+
 def check_stopped(ended, dead, word):
   """All but the dead one ended by themselves, and said whose fault it is."""
   for p, process in enumerate(ended):
@@ -81,16 +96,16 @@ def test_killed_on_two_hosts_and_ended_by_one(tmp_path, flags, files, one):
   flags = [*flags, runs.in_folder(folder)]
   samples = folder / 'iteration_01' / 'samples'
   # Process 1 has shards 1 and 3 of four.
-  ended = runs.on_hosts(flags, 2, at='samples-00003.jsonl', host_timeout=8)
+  ended = runs.on_hosts(flags, 2, at='samples-00003.jsonl', host_timeout=6)
   assert ended[1].returncode == KILLED
-  check_stopped(ended, 1, 'has been silent for 8 s')
+  check_stopped(ended, 1, 'has been silent for 6 s')
   assert (samples / 'samples-00001.jsonl.done').exists()
   assert not (samples / 'samples-00003.jsonl').exists()
   assert not list(folder.rglob('improve.json'))
   # The first epoch is saved, the second's checkpoint is being written.
-  ended = runs.on_hosts(flags, 2, at='save', count=2, host_timeout=8)
+  ended = runs.on_hosts(flags, 2, at='save', count=2, host_timeout=6)
   assert ended[1].returncode == KILLED
-  check_stopped(ended, 1, 'has been silent for 8 s')
+  check_stopped(ended, 1, 'has been silent for 6 s')
   steps = folder / 'iteration_01' / 'checkpoints'
   assert list(steps.glob('*/commit_success.txt'))
   assert not (steps / 'improve.json').exists()
@@ -116,8 +131,9 @@ def test_sigterm_on_one_of_two_hosts(tmp_path, flags, files, one):
   assert [p.returncode for p in ended] == [0, 0], [p.stderr for p in ended]
   check_same(files(folder), one[1])
   # One writes, logs and shows the table.
-  assert 'validation reward' in ended[0].stdout and ended[1].stdout == ''
-  assert ' INFO ' not in ended[1].stderr.partition('devices')[2]
+  assert 'validation reward' in ended[0].stdout and '│' not in ended[1].stdout
+  assert 'improve: epoch' in ended[0].stderr
+  assert 'improve: epoch' not in ended[1].stderr
   lines = (folder / 'metrics' / 'improve_01.jsonl').read_text().splitlines()
   steps = [row['step'] for row in map(json.loads, lines) if 'loss' in row]
   assert steps == sorted(set(steps))
@@ -146,4 +162,5 @@ def test_two_hosts_of_two_devices(tmp_path, flags, files, one, monkeypatch):
   flags = [*flags, '--gin_file=meshes/fsdp.gin', runs.in_folder(folder)]
   ended = runs.on_hosts(flags, 2)
   assert [p.returncode for p in ended] == [0, 0], [p.stderr for p in ended]
-  check_same(files(folder), one[1])
+  found = without_logprobs(files(folder))
+  check_same(found, without_logprobs(one[1]))

@@ -49,6 +49,43 @@ def test_samples_of_evaluations_may_be_added(directory):
   assert check(directory, config=added) == text
 
 
+def test_another_mesh_is_no_other_run(directory):
+  text = check(directory)
+  for line in (
+    'loop.System.mesh = @partitioning.MeshShape()',
+    'partitioning.MeshShape.fsdp = -1',
+    'from restem_jax import partitioning',
+  ):
+    assert check(directory, config=CONFIG + line + '\n') == text
+  assert refused(directory, config=CONFIG + 'x.mesh = 1\n')
+
+
+def test_hosts_of_different_runs_are_refused(directory, monkeypatch):
+  """This one is process 1; then it is process 0, and hears of process 1."""
+  first = provenance._identity(f'{CONFIG}# fingerprint: weights cc')
+  monkeypatch.setattr(provenance.multihost, 'index', lambda: 1)
+  monkeypatch.setattr(provenance.multihost, 'first', lambda *_: first)
+  with pytest.raises(ValueError, match='process 1 is of another run') as caught:
+    check(directory)
+  assert '\n  -# fingerprint: weights cc' in str(caught.value)
+  assert '\n  +# fingerprint: weights aa' in str(caught.value)
+  monkeypatch.undo()
+  gather = lambda what, value: [value, False, True]
+  monkeypatch.setattr(provenance.multihost, 'gather', gather)
+  with pytest.raises(ValueError, match='process 1 is of another run'):
+    check(directory)
+  assert not (directory / 'run' / 'config.gin').exists()
+
+
+def test_a_folder_that_a_host_does_not_see(directory, monkeypatch):
+  """Process 0 has written the file, and it is not here."""
+  lines = lambda what, fn: fn() if what == 'the configuration' else None
+  monkeypatch.setattr(provenance.multihost, 'first', lines)
+  monkeypatch.setattr(provenance.multihost, 'index', lambda: 1)
+  with pytest.raises(ValueError, match='put MODEL_DIR where all hosts see it'):
+    check(directory)
+
+
 def test_a_changed_configuration_is_refused_with_the_difference(directory):
   check(directory)
   changed = CONFIG.replace('SEED = 0', 'SEED = 1')
