@@ -387,6 +387,8 @@ def test_a_crash_is_a_traceback_and_one(project):
 
 
 def test_interrupt(project):
+  # A shell's background jobs ignore it, and so would what they start.
+  signal.signal(signal.SIGINT, signal.default_int_handler)
   flags = ['--gin_file=demo.gin', "--gin.WEIGHTS='w'", '--run_mode=improve']
   with start(project, *flags) as command:
     assert command.stdout is not None and command.stderr is not None
