@@ -90,6 +90,7 @@ def check_stopped(ended, dead, word):
       assert 'Run the same command on all hosts again' in process.stderr
 
 
+@pytest.mark.slow('35 s: two starts of two processes, each with a death')
 def test_killed_on_two_hosts_and_ended_by_one(tmp_path, flags, files, one):
   """In the E-step, then in the M-step; another number of hosts goes on."""
   folder = tmp_path / 'run'
