@@ -77,6 +77,7 @@ def flags(model_path, problems_path) -> list[str]:
     'DATA_PATH': str(problems_path),
     'NUM_ITERATIONS': 1,
     'NUM_SAMPLES': 16,
+    'loop.System.dtype': 'float32',  # bf16 would tell meshes apart
     'generate.Sampling.num_slots': 8,
     'generate.Sampling.steps_per_call': 4,
     'generate.Sampling.prefill_tokens': 64,
