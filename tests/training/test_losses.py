@@ -212,4 +212,6 @@ def test_a_mesh_changes_nothing(tied, sizes):
     got = jax.jit(both)(placed, jax.device_put(batch, rows))
   np.testing.assert_allclose(got[0], (total, weight), rtol=1e-5)
   for a, b in zip(jax.tree.leaves(got[1]), jax.tree.leaves(grad), strict=True):
-    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+    # Sums of up to 70: rounding is that of the largest.
+    atol = 1e-5 * max(1.0, float(np.abs(b).max()))
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=atol)
