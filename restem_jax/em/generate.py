@@ -44,7 +44,7 @@ class Sampling:
     steps_per_call: decode steps between two refills of slots.
     prefill_tokens: prompt tokens per prefill call.
     kv_dtype: of the cache: 'auto' is the compute dtype; 'int8' takes a half
-      or a quarter of the memory (docs/performance.md has its effect).
+      or a quarter of the memory and changes samples a little.
     problems_per_shard: the work that a kill can lose, in problems.
   """
 

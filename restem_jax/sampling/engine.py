@@ -298,8 +298,8 @@ class Engine:
     if own > self.shape.max_prompt_len:
       raise ValueError(
         f'problem {request.problem_id}: its prompt has {own} tokens, the '
-        f'engine takes {self.shape.max_prompt_len}; raise max_prompt_len or shorten '
-        'it'
+        f'engine takes {self.shape.max_prompt_len}; raise max_prompt_len or '
+        'shorten it'
       )
     return next(b for b in self.shape.buckets if b >= own - 1)
 

@@ -104,7 +104,7 @@ class Programs:
     self.kv_dtype = jnp.dtype(shape.kv_dtype or model.dtype)
     self._parts = 1
     if mesh is not None:
-      self._parts = parts = mesh.shape['data'] * mesh.shape['fsdp']
+      self._parts = parts = partitioning.batch_parts(mesh)
       if shape.num_slots % parts:
         raise ValueError(
           f'{shape.num_slots} slots do not divide over the {parts} parts of '

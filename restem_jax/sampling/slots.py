@@ -1,6 +1,7 @@
 """What runs on the device: prefill, and the slots with their two programs.
 
-In: parameters, prompts, the slots' state. Out: the new state. What is *not* here: which request is in which slot (`engine`).
+In: parameters, prompts, the slots' state. Out: the new state. What is *not*
+here: which request is in which slot (`engine`).
 """
 
 from collections.abc import Sequence
