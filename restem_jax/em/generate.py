@@ -130,7 +130,8 @@ class Sampler:
     for problem_id, ids in self._prompts.items():
       prompts.setdefault(task_of[problem_id], []).append(ids)
     found = (ids[0][: _common_prefix(ids)] for ids in prompts.values())
-    return [prefix for prefix in found if prefix]
+    # Longest first, as the engine looks for them.
+    return sorted((p for p in found if p), key=len, reverse=True)
 
   @functools.cached_property
   def _engine(self) -> engine_lib.Engine:
@@ -142,8 +143,7 @@ class Sampler:
     )
     prompts = self._prompts.values()  # of all splits: it compiles once
     own = lambda ids: (
-      len(ids)
-      - max((len(p) for p in self._prefixes if ids[: len(p)] == p), default=0)
+      len(ids) - engine_lib.shared_prefix(ids, self._prefixes)[1]
     )
     return engine_lib.Engine(
       self.model,

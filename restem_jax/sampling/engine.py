@@ -85,6 +85,17 @@ class _Prefilled(NamedTuple):
   waiting: deque[tuple[int, Request, int]]  # (row, request, sample index)
 
 
+def shared_prefix(
+  ids: Sequence[int], prefixes: Sequence[tuple[int, ...]]
+) -> tuple[int, int]:
+  """Number (from 1; -1 for none) and length of the first that `ids` shares."""
+  for number, prefix in enumerate(prefixes, 1):
+    # A prompt's last token is fed by its slots, and so never shared.
+    if len(prefix) < len(ids) and tuple(ids[: len(prefix)]) == prefix:
+      return number, len(prefix)
+  return -1, 0
+
+
 class Engine:
   """Samples from one model with a fixed number of slots."""
 
@@ -270,13 +281,7 @@ class Engine:
       yield prefill(next(iter(waiting)))
 
   def _shared(self, request: Request) -> tuple[int, int]:
-    """Number (from 1; -1 for none) and length of a prompt's shared prefix."""
-    ids = request.prompt_ids
-    for number, prefix in enumerate(self.prefixes, 1):
-      # The prompt's last token is fed by its slots.
-      if len(prefix) < len(ids) and tuple(ids[: len(prefix)]) == prefix:
-        return number, len(prefix)
-    return -1, 0
+    return shared_prefix(request.prompt_ids, self.prefixes)
 
   def _check_limit(self, limit: int) -> None:
     if not 0 < limit <= self.shape.max_new_tokens:
