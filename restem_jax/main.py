@@ -84,7 +84,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: Sequence[str]) -> int:
   if '--help' in argv or '-h' in argv:
-    print(commandline.help_text())
+    try:
+      print(commandline.help_text(), flush=True)
+    except BrokenPipeError:  # `| head` has read enough: nothing to flush then
+      os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
   try:
     with environment.logging_to_stderr():

@@ -343,6 +343,17 @@ def test_a_value_error_from_elsewhere_keeps_its_traceback(project):
     project.run('--run_mode=score')
 
 
+def test_help_that_nobody_reads_on():
+  reading, writing = os.pipe()
+  os.close(reading)  # as `| head` does once it has its lines
+  command = [sys.executable, '-m', 'restem_jax.main', '--help']
+  out = subprocess.run(
+    command, stdout=writing, stderr=subprocess.PIPE, text=True, check=True
+  )
+  os.close(writing)
+  assert out.stderr == ''
+
+
 def test_help(capsys):
   assert main.main(['--help']) == 0
   out = capsys.readouterr().out

@@ -2,7 +2,7 @@
 """How fast the engine samples: one JSON line per figure.
 
   python tools/bench_sampling.py [--figures=w1_tokens_per_s,...]
-    [--dtype=auto] [--weights=…] [--steps_per_call=8]
+    [--dtype=auto] [--weights=…] [--steps_per_call=8] [--torch_python=…]
 
 W1: 8 questions x 8 samples, 683 prompt tokens of which 600 are shared, 64 new
 tokens, no early stop, 64 slots; T 0.7, top-k 40; prefill included, compiling
@@ -11,7 +11,8 @@ by seed).
 
   w1_tokens_per_s          sampled tokens per second
   w1_over_transformers     over `transformers` generate, its faster dtype, in
-                           the same run (needs the extra [parity])
+                           the same run (needs the extra [parity], here or
+                           in the environment of --torch_python)
   w1_share_of_limit        of the time that W1's matmuls alone take: the same
                            shapes, distinct weights, measured in the same run
   w2_utilisation           slots' steps that sampled a token, while a rollout
@@ -182,9 +183,9 @@ def limit_seconds(bench: Bench) -> float:
   return NEW * best(SLOTS, True) + prefill
 
 
-def over_transformers(seconds: float) -> float:
+def over_transformers(python: str, seconds: float) -> float:
   """Of `transformers` on W1, in a process of its own, over ours."""
-  command = [sys.executable, str(TOOLS / 'bench_sampling_torch.py')]
+  command = [python, str(TOOLS / 'bench_sampling_torch.py')]
   out = subprocess.run(command, check=True, capture_output=True, text=True)
   row = json.loads(out.stdout.splitlines()[-1])
   print(json.dumps(row), file=sys.stderr)
@@ -282,6 +283,7 @@ def main() -> None:
   parser.add_argument('--dtype', default='auto')
   parser.add_argument('--weights', default='')
   parser.add_argument('--steps_per_call', type=int, default=8)
+  parser.add_argument('--torch_python', default=sys.executable)
   parser.add_argument('--child', help=argparse.SUPPRESS)
   args = parser.parse_args()
   if args.child == 'w3_peak_over_computed':
@@ -321,7 +323,9 @@ def main() -> None:
     if 'w1_share_of_limit' in figures:
       show('w1_share_of_limit', limit_seconds(bench) / seconds)
     if 'w1_over_transformers' in figures:
-      show('w1_over_transformers', over_transformers(seconds))
+      show(
+        'w1_over_transformers', over_transformers(args.torch_python, seconds)
+      )
   if 'w2_utilisation' in figures:
     show('w2_utilisation', w2_utilisation(bench))
   if 'compilations_after_warmup' in figures:

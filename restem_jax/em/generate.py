@@ -122,13 +122,16 @@ class Sampler:
 
   @functools.cached_property
   def _prefixes(self) -> list[tuple[int, ...]]:
-    """What all prompts of a task begin with, for each task that has some."""
+    """What all whole prompts of a task begin with, where they share some."""
     task_of = {
       p.id: p.task for split in SPLITS for p in self.task.problems(split)
     }
+    truncate = self.task.long_prompts == 'truncate'
     prompts: dict[str, list[tuple[int, ...]]] = {}
     for problem_id, ids in self._prompts.items():
-      prompts.setdefault(task_of[problem_id], []).append(ids)
+      # A truncated prompt has lost its beginning: it shares none.
+      if len(ids) < self.task.max_prompt_len or not truncate:
+        prompts.setdefault(task_of[problem_id], []).append(ids)
     found = (ids[0][: _common_prefix(ids)] for ids in prompts.values())
     # Longest first, as the engine looks for them.
     return sorted((p for p in found if p), key=len, reverse=True)

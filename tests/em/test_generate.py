@@ -1,8 +1,10 @@
 import dataclasses
+import json
 
 import pytest
 
 from restem_jax import shards
+from restem_jax.data import jsonl
 from restem_jax.data.prompts import PromptTemplate
 from restem_jax.em import generate
 from restem_jax.em.generate import Sampler, Sampling
@@ -138,6 +140,30 @@ def test_prefixes():
   assert generate._common_prefix([(1, 2), (1, 2)]) == 1
   assert generate._common_prefix([(1, 2), (1, 2, 3)]) == 1
   assert generate._common_prefix([(1, 2), (2, 2)]) == 0
+
+
+def test_a_truncated_prompt_leaves_the_others_their_prefix(
+  tmp_path, problem_task, sampler
+):
+  questions = ['Is 1 odd?', 'Is 2 odd?', 'Is 3 odd, ' + 'or is it even, ' * 9]
+  rows = [{'id': q, 'question': q, 'answer': '1'} for q in questions]
+  path = tmp_path / 'train.jsonl'
+  path.write_text(''.join(json.dumps(row) + '\n' for row in rows))
+
+  def prefixes(max_prompt_len):
+    task = dataclasses.replace(
+      problem_task,
+      source=jsonl.JsonlSource(tmp_path, name='odd'),
+      prompt=PromptTemplate(),
+      max_prompt_len=max_prompt_len,
+      long_prompts='truncate',
+    )
+    made = Sampler(task, sampler.model, sampler.tokenizer, sampler.sampling)
+    return max(map(len, made._prompts.values())), made._prefixes
+
+  longest, whole = prefixes(1000)
+  assert whole != []
+  assert prefixes(longest - 1) == (longest - 1, whole)
 
 
 def test_chunks():
