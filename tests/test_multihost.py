@@ -16,12 +16,13 @@ from restem_jax.meetings import Hosts
 
 # What each process does, by its index `p`, with `multihost` at hand.
 _PROCESS = """
-import os, sys
+import dataclasses, os, sys
 from restem_jax import main, multihost
 p, num, port, timeout = map(int, sys.argv[1:])
-options = multihost.Options(
-  coordinator_address=f'127.0.0.1:{port}', process_count=num, process_index=p,
-  host_timeout=timeout)
+options = multihost.Options(host_timeout=timeout)
+if 'SLURM_JOB_ID' not in os.environ:
+  options = dataclasses.replace(options, process_count=num, process_index=p,
+    coordinator_address=f'127.0.0.1:{port}')
 def work():
   with multihost.started(options):
 BODY
@@ -33,16 +34,26 @@ except BaseException:
 """
 
 
-def start(body, num=2, only=None, timeout=20):
+def free_port(ports=(0,)) -> int:
+  """The first of `ports` that nobody listens at; 0 stands for any."""
+  for port in ports:
+    try:
+      with socket.create_server(('127.0.0.1', port)) as server:
+        return server.getsockname()[1]
+    except OSError:
+      continue
+  raise AssertionError('every port is taken')
+
+
+def start(body, num=2, only=None, timeout=20, environment=lambda p: {}):
   """(exit code, stdout, stderr) of each process that runs `body`."""
-  with socket.create_server(('127.0.0.1', 0)) as server:
-    port = server.getsockname()[1]
+  port = free_port()
   lines = ''.join(f'    {line}\n' for line in body.strip().splitlines())
   code = _PROCESS.replace('BODY\n', lines)
   started = [
     subprocess.Popen(
       [sys.executable, '-c', code, *map(str, (p, num, port, timeout))],
-      env=os.environ | {'PYTHONPATH': str(runs.ROOT)},
+      env=os.environ | {'PYTHONPATH': str(runs.ROOT)} | environment(p),
       stdout=subprocess.PIPE,
       stderr=subprocess.PIPE,
       text=True,
@@ -89,6 +100,26 @@ print([multihost.any_host(p == i) for i in range(3)])
       f'of 0 {[[0, 2, 4], [1, 3]][p]}',
       '[True, True, False]',
     ]
+
+
+def test_slurm_says_who_is_who():
+  # jax takes the port from the job's number.
+  port = free_port(range(61440, 65536))
+
+  def slurm(p):
+    return {
+      'SLURM_JOB_ID': str(port - 61440),
+      'SLURM_STEP_NODELIST': 'localhost',
+      'SLURM_NTASKS': '2',
+      'SLURM_PROCID': str(p),
+      'SLURM_LOCALID': str(p),
+      'SLURM_STEP_NUM_NODES': '1',
+    }
+
+  body = "print(multihost.index(), multihost.gather('who', p))"
+  for p, (code, out, err) in enumerate(start(body, environment=slurm)):
+    assert code == 0, err
+    assert f'{p} [0, 1]' in out.splitlines()
 
 
 @pytest.mark.slow('two starts of two processes')

@@ -19,7 +19,8 @@ def test_killed_in_every_stage(tmp_path, flags, files, expected):
   for at, count, done, left in (
     # Two of four shards are there, the third is half-written.
     ('samples-00002.jsonl', 1, 'samples/samples-00001.jsonl', 'samples/*.tmp-*'),
-    ('verdicts-00002.jsonl', 1, 'samples/verdicts-00001.jsonl.done', 'samples/*.tmp-*'),
+    # Graded beside sampling: which verdicts are there by then is open.
+    ('verdicts-00002.jsonl', 1, 'samples/samples-00002.jsonl.done', 'samples/*.tmp-*'),
     # The first epoch is saved, the second's checkpoint is being written.
     ('save', 2, 'checkpoints/*/commit_success.txt', 'checkpoints/*'),
     # Trained to the end, but nothing says so yet.
