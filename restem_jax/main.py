@@ -89,6 +89,8 @@ def _main(argv: Sequence[str]) -> int:
     except BrokenPipeError:  # `| head` has read enough: nothing to flush then
       os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
+  # epath: buckets by fsspec, not by TensorFlow, whether that is here or not.
+  os.environ.setdefault('EPATH_USE_TF', 'false')
   try:
     with environment.logging_to_stderr():
       arguments = commandline.parse(argv)
@@ -108,6 +110,14 @@ def _main(argv: Sequence[str]) -> int:
       raise
     message = re.sub(r'\n  In call to configurable .*', '', str(e))
     print(f'error: {message}', file=sys.stderr)
+    return 2
+  except ImportError as e:
+    if 'install gcsfs' not in str(e):
+      raise
+    print(
+      "error: gs:// needs gcsfs; write pip install 'restem_jax[gcs]'",
+      file=sys.stderr,
+    )
     return 2
   except KeyboardInterrupt:
     print(

@@ -7,7 +7,10 @@ events, progress bars. What is *not* here: what to measure.
 from collections.abc import Iterator, Mapping
 import contextlib
 import json
+import os
+import pathlib
 import sys
+import tempfile
 import time
 
 from etils import epath
@@ -15,16 +18,26 @@ import rich
 from rich import console as rich_console, progress as rich_progress
 import tensorboardX
 
+_COPY_SECONDS = 60
+
 
 class Writer:
   """Appends scalars of one stage to a JSONL file and to TensorBoard.
 
-  A resumed run appends too: readers take the last row of a step.
+  A resumed run appends too: readers take the last row of a step. What lies in
+  a bucket cannot grow: it is written here, and copied there once a minute.
   """
 
   def __init__(self, directory: epath.PathLike, stage: str):
     directory = epath.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
+    self._bucket: epath.Path | None = None
+    if '://' in os.fspath(directory):
+      self._bucket, self._copied = directory, time.monotonic()
+      self._scratch = tempfile.TemporaryDirectory()
+      directory = epath.Path(self._scratch.name)
+      if (earlier := self._bucket / f'{stage}.jsonl').exists():
+        earlier.copy(directory / earlier.name)
     self._jsonl = (directory / f'{stage}.jsonl').open('a')
     self._board = tensorboardX.SummaryWriter(
       str(directory / stage), write_to_disk=True
@@ -38,10 +51,26 @@ class Writer:
     self._jsonl.flush()
     for name, value in scalars.items():
       self._board.add_scalar(name, float(value), step)
+    if self._bucket and time.monotonic() > self._copied + _COPY_SECONDS:
+      self._copy(self._bucket)
+
+  def _copy(self, bucket: epath.Path) -> None:
+    self._board.flush()
+    folder = pathlib.Path(self._scratch.name)
+    for path in folder.rglob('*'):
+      if path.is_file():
+        target = bucket / path.relative_to(folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        epath.Path(path).copy(target, overwrite=True)
+    self._copied = time.monotonic()
 
   def close(self) -> None:
+    """Ends the files; in a bucket, they are there then."""
     self._jsonl.close()
     self._board.close()
+    if self._bucket:
+      self._copy(self._bucket)
+      self._scratch.cleanup()
 
 
 class NoWriter(Writer):

@@ -343,6 +343,16 @@ def test_a_value_error_from_elsewhere_keeps_its_traceback(project):
     project.run('--run_mode=score')
 
 
+def test_a_bucket_without_its_library(monkeypatch, capsys):
+  monkeypatch.setitem(sys.modules, 'gcsfs', None)
+  code = main.main(['--gin_file=math.gin', "--gin.MODEL_DIR='gs://bucket/run'"])
+  assert code == 2
+  error = capsys.readouterr().err.splitlines()[-1]
+  assert error == (
+    "error: gs:// needs gcsfs; write pip install 'restem_jax[gcs]'"
+  )
+
+
 def test_help_that_nobody_reads_on():
   reading, writing = os.pipe()
   os.close(reading)  # as `| head` does once it has its lines

@@ -34,8 +34,9 @@ def timed(directory: epath.Path, iteration: int, stage: str) -> Iterator[None]:
   }
   path = directory / 'metrics' / 'stages.jsonl'
   path.parent.mkdir(parents=True, exist_ok=True)
-  with path.open('a') as file:
-    file.write(json.dumps(row) + '\n')
+  # Not appended to: what lies in a bucket cannot grow.
+  earlier = path.read_text() if path.exists() else ''
+  shards.write_atomic(path, earlier + json.dumps(row) + '\n')
 
 
 _FIELDS = (
