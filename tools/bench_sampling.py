@@ -21,6 +21,8 @@ by seed).
                            top-k, top-p, limits and number of samples
   w3_peak_over_computed    resident bytes in W1, at their peak, over the
                            computed weights, cache, prompts and logits
+  million_growth_mib       by what the process grows from the 10,000th to the
+                           1,000,000th rollout of a tiny network
   first_sample_s           from the start of a process to its first sample,
                            compiled programs in the cache
 
@@ -238,6 +240,34 @@ def w3_peak_over_computed(bench: Bench) -> float:
   return (resident('VmHWM') - base) / sum(engine.programs.num_bytes().values())
 
 
+def million_growth_mib() -> float:
+  """Host memory: what has left the engine is not kept."""
+  sizes = {'embed_dim': 8, 'mlp_dim': 8, 'head_dim': 8}
+  heads = {'num_heads': 1, 'num_kv_heads': 1}
+  model = Model(ModelConfig(vocab_size=64, num_layers=1, **sizes, **heads))
+  engine = engine_lib.Engine(
+    model,
+    stops.build([b'x'] * 64),
+    max_prompt_len=8,
+    max_new_tokens=2,
+    num_slots=512,
+    steps_per_call=2,
+  )
+  requests = (
+    engine_lib.Request(
+      problem_id=f'p{i}', prompt_ids=[1, 2, i % 60], indices=range(32)
+    )
+    for i in range(1_000_000 // 32)
+  )
+  params, early, count = model.init(jax.random.key(0)), 0, 0
+  for _ in engine.sample(params, requests, PAPER, seed=0):
+    count += 1
+    if count == 10_000:
+      early = resident('VmRSS')
+  assert count == 1_000_000
+  return (resident('VmRSS') - early) / 2**20
+
+
 def first_sample(bench: Bench) -> None:
   """Ends with the first rollout, of 8 tokens."""
   engine = bench.engine()
@@ -272,6 +302,7 @@ UNITS = {
   'w2_utilisation': 'ratio',
   'compilations_after_warmup': 'programs',
   'w3_peak_over_computed': 'ratio',
+  'million_growth_mib': 'MiB',
   'first_sample_s': 's',
 }
 
@@ -297,13 +328,15 @@ def main() -> None:
   if unknown := set(figures) - set(UNITS):
     parser.error(f'no figure {sorted(unknown)}; write some of {sorted(UNITS)}')
 
-  def show(figure: str, value: float) -> None:
+  weights = args.weights or 'SmolLM2-135M shape, random weights'
+  ours = f'{weights}, {policy_lib.compute_dtype(args.dtype)}'
+
+  def show(figure: str, value: float, workload: str = ours) -> None:
     row = {
       'figure': figure,
       'value': round(value, 3),
       'unit': UNITS[figure],
-      'workload': f'{args.weights or "SmolLM2-135M shape, random weights"}, '
-      f'{policy_lib.compute_dtype(args.dtype)}',
+      'workload': workload,
       'machine': f'{platform.machine()}, {os.cpu_count()} cores, '
       f'{jax.default_backend()}, jax {jax.__version__}',
     }
@@ -315,6 +348,8 @@ def main() -> None:
   if 'w3_peak_over_computed' in figures:
     figure = 'w3_peak_over_computed'
     show(figure, in_process(args, figure))
+  if 'million_growth_mib' in figures:
+    show('million_growth_mib', million_growth_mib(), 'a tiny network, float32')
   bench = Bench(args)
   if any(figure.startswith('w1') for figure in figures):
     seconds = w1_seconds(bench)
