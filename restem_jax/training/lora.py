@@ -68,9 +68,7 @@ class Lora:
 
   def abstract(self, model: Model) -> Adapters:
     """The adapters as f32 `jax.ShapeDtypeStruct`s."""
-    tree = self._from(
-      model.abstract_params(), lambda x: x.shape, self.rank
-    )
+    tree = self._from(model.abstract_params(), lambda x: x.shape, self.rank)
     return jax.tree.map(
       lambda shape: jax.ShapeDtypeStruct(shape, jnp.float32),
       tree,
