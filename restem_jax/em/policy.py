@@ -45,7 +45,11 @@ def compute_dtype(name: str) -> jnp.dtype:
 
 
 class Policies:
-  """Gives the policies their parameters, loaded when asked for."""
+  """Gives the policies their parameters, loaded when asked for.
+
+  Attributes:
+    reader: of the base weights.
+  """
 
   def __init__(self, weights: str, dtype: str):
     """Opens the base weights; reads no tensor yet.

@@ -63,7 +63,7 @@ class Lora:
       raise ValueError(f'Lora.targets is empty; write some of {TARGETS}')
     if not isinstance(self.rank, int) or self.rank < 1:
       raise ValueError(f'Lora.rank={self.rank!r}; write 1 or more')
-    if not self.alpha > 0:
+    if not isinstance(self.alpha, int | float) or self.alpha <= 0:
       raise ValueError(f'Lora.alpha={self.alpha!r}; write more than 0')
 
   def abstract(self, model: Model) -> Adapters:
