@@ -145,9 +145,10 @@ def test_fresh_adapters():
   )
   adapters = draw()
   tokens = jnp.arange(12).reshape(2, 6)
-  np.testing.assert_array_equal(
+  np.testing.assert_allclose(
     model.forward(LORA.attached(params, adapters), tokens),
     model.forward(params, tokens),
+    atol=1e-5,
   )
   assert_equal(LORA.merged(model, params, adapters), params)
   a = lambda adapters, name='down': adapters['layers']['mlp'][name]['a']
@@ -157,8 +158,10 @@ def test_fresh_adapters():
   assert np.std(a(draw(wide))) == pytest.approx(24**-0.5, rel=0.1)
   # The key is of seed, iteration and name, whatever else there is.
   assert_equal(draw(), adapters)
-  assert_equal(a(draw(Lora(rank=3, targets=('down',)))), a(adapters))
-  assert_equal(draw(mesh=partitioning.make_mesh(2, 2, 2)), adapters)
+  # Another program may round the last digit differently.
+  close = functools.partial(assert_close, rtol=1e-6)
+  close(a(draw(Lora(rank=3, targets=('down',)))), a(adapters))
+  close(draw(mesh=partitioning.make_mesh(2, 2, 2)), adapters)
   for other in (draw(seed=1), draw(iteration=2)):
     assert not np.array_equal(a(other), a(adapters))
 
