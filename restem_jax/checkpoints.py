@@ -3,8 +3,8 @@
 In: a training state, where the data stands, a validation reward. Out: the
 same, onto any mesh. What is *not* here: when to save (`training.trainer`).
 
-A checkpoint holds `params` (f32), `opt_state` and `progress` (JSON). Orbax
-writes into a temporary folder and renames it, so a killed save leaves no
+A checkpoint holds `params` (f32), `opt_state` and `progress` (JSON); where
+`params` are adapters, `adapter` (JSON) says of what. Orbax writes into a temporary folder and renames it, so a killed save leaves no
 checkpoint that looks whole. Nothing here unpickles.
 """
 
@@ -46,9 +46,20 @@ class _LatestAndBest(checkpoint_managers.PreservationPolicy):
 class Checkpoints:
   """The checkpoints of one M-step: keeps the latest and the best."""
 
-  def __init__(self, directory: epath.PathLike):
-    """Opens `iteration_XX/checkpoints`; a step is a folder in it."""
+  def __init__(
+    self,
+    directory: epath.PathLike,
+    adapter: Mapping[str, Any] | None = None,
+  ):
+    """Opens `iteration_XX/checkpoints`; a step is a folder in it.
+
+    Args:
+      directory: made if it is not there.
+      adapter: saved with each step: how to make a policy of params that are
+        none by themselves, JSON values (`adapter_of`).
+    """
     self.directory = _absolute(directory)
+    self._adapter = adapter
     options = ocp.CheckpointManagerOptions(
       preservation_policy=_LatestAndBest(),
       best_fn=lambda metrics: metrics[_REWARD],  # so that they are saved
@@ -80,13 +91,16 @@ class Checkpoints:
     self.wait()
     if step in self._manager.all_steps():
       self._manager.delete(step)
+    items: dict[str, Any] = {
+      'params': ocp.args.StandardSave(params),
+      'opt_state': ocp.args.StandardSave(opt_state),
+      'progress': ocp.args.JsonSave(dict(progress)),
+    }
+    if self._adapter is not None:
+      items['adapter'] = ocp.args.JsonSave(dict(self._adapter))
     self._manager.save(
       step,
-      args=ocp.args.Composite(
-        params=ocp.args.StandardSave(params),
-        opt_state=ocp.args.StandardSave(opt_state),
-        progress=ocp.args.JsonSave(dict(progress)),
-      ),
+      args=ocp.args.Composite(**items),
       metrics=None if reward is None else {_REWARD: reward},
     )
 
@@ -191,6 +205,17 @@ def params_path(path: epath.PathLike) -> epath.Path | None:
     return None
   best = _best(rewards)
   return path / str(max(rewards) if best is None else best) / 'params'
+
+
+def adapter_of(path: epath.PathLike) -> dict[str, Any] | None:
+  """What a checkpoint's params are adapters of; None if they are a policy.
+
+  Args:
+    path: as for `params_path`.
+  """
+  found = params_path(path)
+  file = found and found.parent / 'adapter' / 'metadata'
+  return json.loads(file.read_text()) if file and file.exists() else None
 
 
 def restore_params(path: epath.PathLike, abstract: Any) -> Any:

@@ -33,7 +33,8 @@ MACROS: Mapping[str, str] = {
   'NUM_VALIDATION_PROBLEMS': 'how many validation problems to use',
   'NUM_TEST_PROBLEMS': 'how many test problems to use',
   'SEED': 'of every random draw',
-  'CHECKPOINT': 'the checkpoint that --run_mode=evaluate loads',
+  'CHECKPOINT': 'the checkpoint that --run_mode=evaluate or export loads',
+  'OUTPUT': 'the folder that --run_mode=export writes',
   'TOPOLOGY': "what --run_mode=precompile compiles for, 'v5e:4x4' or 'local'",
 }
 
@@ -47,6 +48,7 @@ _KINDS: Mapping[str, tuple[tuple[type, ...], str]] = {
   'MIXTURE': _TEXT,
   'EVAL_TASKS': ((list, tuple), '"[\'gsm8k\']"'),
   'CHECKPOINT': _TEXT,
+  'OUTPUT': _TEXT,
   'TOPOLOGY': ((str,), '"\'v5e:4x4\'"'),
   'SEED': ((int,), '0'),
   **{name: _COUNT for name in MACROS if name.startswith('NUM_')},
@@ -78,7 +80,7 @@ usage: python -m restem_jax.main --gin_file=FILE [--gin_file=FILE ...]
                              the recipe uses for it. Wins over the files.
   --gin_search_paths=a,b     More directories of gin files.
   --run_mode=em              em (the whole loop, default), generate, score,
-                             select, improve, evaluate, precompile.
+                             select, improve, evaluate, export, precompile.
 
 Several hosts, each with this command and a MODEL_DIR that all see:
   --distributed              Asks the environment for the others: TPU pods,

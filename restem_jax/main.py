@@ -37,7 +37,7 @@ _PACKAGE = pathlib.Path(__file__).resolve().parent
 _GIN = pathlib.Path(gin.__file__).resolve().parent
 
 # Macros that say where, not what: the run may be moved and stays the same.
-_VOLATILE = frozenset({'MODEL_DIR', 'CHECKPOINT', 'TOPOLOGY'})
+_VOLATILE = frozenset({'MODEL_DIR', 'CHECKPOINT', 'OUTPUT', 'TOPOLOGY'})
 
 
 def run(

@@ -31,6 +31,7 @@ RULES: Mapping[str, str | tuple[str, ...] | None] = {
   'heads': 'tensor',
   'kv_heads': 'tensor',
   'head_dim': None,
+  'rank': None,  # of low-rank updates
   # The loss turns `fsdp` from the rows of a chunk to its logits.
   'loss_batch': 'data',
   'loss_vocab': ('fsdp', 'tensor'),

@@ -10,11 +10,12 @@ from restem_jax import commandline, main
 from restem_jax.em import hardware, precompile
 from restem_jax.em.loop import System
 from restem_jax.em.task import Task
+from restem_jax.training import lora
 
 RECIPES = sorted(p.name for p in commandline.RECIPES.glob('*.gin'))
 MODES = (
   *('em', 'generate', 'score', 'select', 'improve', 'evaluate'),
-  'precompile',
+  *('export', 'precompile'),
 )
 
 
@@ -93,11 +94,13 @@ def test_every_macro_reaches_the_system(recipe, build):
     NUM_TEST_PROBLEMS=3,
     SEED=11,
     CHECKPOINT='there/iteration_01/checkpoints',
+    OUTPUT='exported',
   )
   assert (system.model_dir, system.weights) == ('there', 'w')
   assert (system.num_iterations, system.sampling.num_samples) == (5, 6)
   assert (system.seed, system.selection.seed, system.trainer.seed) == (11,) * 3
   assert system.checkpoint == 'there/iteration_01/checkpoints'
+  assert system.output == 'exported'
   assert [task.name for task in system.eval_tasks] == [name]
   for task in (system.task, *system.eval_tasks):
     sizes = [len(task.source.load(s)) for s in ('train', 'validation', 'test')]
@@ -109,7 +112,7 @@ def test_the_macros_are_those_that_help_names():
     *('MODEL_DIR', 'WEIGHTS', 'MIXTURE', 'EVAL_TASKS', 'DATA_PATH'),
     *('NUM_ITERATIONS', 'NUM_SAMPLES', 'NUM_TRAIN_PROBLEMS'),
     *('NUM_VALIDATION_PROBLEMS', 'NUM_TEST_PROBLEMS', 'SEED', 'CHECKPOINT'),
-    'TOPOLOGY',
+    *('OUTPUT', 'TOPOLOGY'),
   }
 
 
@@ -120,6 +123,15 @@ def test_the_papers_settings(recipe, build):
   assert (policy.temperature, policy.top_k) == (0.7, 40)
   assert system.selection.max_per_problem == 10
   assert system.init == 'base'
+
+
+def test_lora_is_a_file_on_top(build, refused):
+  assert build('math.gin').trainer.lora is None
+  system = build('math.gin', 'training/lora.gin')
+  assert system.trainer.lora == lora.Lora(rank=16, alpha=32.0)
+  line = refused('math.gin', '--gin_file=training/lora.gin',
+                 "--gin.lora.Lora.targets=['query']")  # fmt: skip
+  assert "Lora.targets=['query']; write a list of some of q, k, v" in line
 
 
 def test_math_has_transfer_tasks(build):

@@ -59,6 +59,8 @@ def improve(
   iteration: int,
   metrics_dir: epath.Path,
   mesh: Mesh | None = None,
+  frozen: ParamsFn | None = None,
+  adapter: Mapping[str, Any] | None = None,
 ) -> Outcome:
   """Trains, unless that is done; resumes from the latest checkpoint.
 
@@ -68,11 +70,14 @@ def improve(
     sampler: measures the validation reward, with the E-step's engine; of
       several hosts, each on its own devices.
     trainer: how to train.
-    init_params: gives the f32 parameters to start from, which are donated.
+    init_params: gives the f32 parameters to start from, which are donated;
+      with LoRA, the adapters.
     seed: of validation; greedy decoding draws nothing.
     iteration: part of the shuffles' seed.
     metrics_dir: gets loss and reward curves.
     mesh: where it trains; `init_params` are born there.
+    frozen: with LoRA, gives the base weights.
+    adapter: with LoRA, what checkpoints say of theirs (`checkpoints`).
   """
   what = f'iteration {iteration}: improve'
 
@@ -88,7 +93,7 @@ def improve(
     return _outcome(row)
   examples = examples_lib.read_examples(dataset)
   problems = sampler.task.problems('validation')
-  checkpoints = checkpoints_lib.Checkpoints(directory)
+  checkpoints = checkpoints_lib.Checkpoints(directory, adapter)
   writer = metrics.NoWriter()
   if multihost.is_first():
     writer = metrics.Writer(metrics_dir, f'improve_{iteration:02d}')
@@ -111,6 +116,7 @@ def improve(
       writer,
       what,
       mesh,
+      frozen,
     )
     best = checkpoints.best_step
     assert best is not None, history

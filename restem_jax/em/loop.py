@@ -16,6 +16,7 @@ import dataclasses
 import logging
 
 from restem_jax.em import (
+  export,
   precompile,
   select,
   summary,
@@ -53,7 +54,8 @@ class System:
     dtype: compute dtype: auto, float32 or bfloat16 (`policy.Policies`);
       master weights are f32 always.
     checkpoint: what `evaluate` looks at: a step's folder or the folder above
-      it; None for the base model and every iteration.
+      it; None for the base model and every iteration. `export` writes it.
+    output: the folder that `export` writes.
     sampled: pass@k and maj@k in evaluations; by default greedy only.
     topology: what `precompile` compiles for (`hardware.target`).
     architecture: (weights, their architecture): lets `precompile` do without
@@ -77,6 +79,7 @@ class System:
   mesh: MeshShape | None = None
   dtype: str = 'auto'
   checkpoint: str | None = None
+  output: str | None = None
   sampled: SampledEvaluation = SampledEvaluation()
   topology: str = 'local'
   architecture: tuple[str, ModelConfig] | None = None
@@ -146,6 +149,10 @@ class System:
       run.evaluate(iteration)
     run.summarise()
     run.print_table()
+
+  def export(self) -> None:
+    """Writes `checkpoint` to `output` as a Hugging Face folder."""
+    export.run(self)
 
   def precompile(self) -> None:
     """Compiles the programs for `topology`; prints what fits, and how fast."""

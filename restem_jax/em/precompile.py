@@ -303,7 +303,7 @@ def advice(
       )
     slots = max(1, int(setup.sampling.num_slots * room))
     return f'write --gin.generate.Sampling.num_slots={slots}'
-  gradients = program.held['weights']
+  gradients = program.held.get('adapters', program.held['weights'])
   if held + gradients > 0.9 * available:
     if mesh['data'] > 1:
       return (
@@ -313,6 +313,7 @@ def advice(
     return (
       f'weights, optimizer and gradients alone are {gib(held + gradients)} '
       'per device: take more chips, or optax.adafactor'
+      + ('' if setup.trainer.lora else ', or --gin_file=training/lora.gin')
     )
   trainer, shards = setup.trainer, mesh['data'] * mesh['fsdp']
   if trainer.remat != 'full':

@@ -40,13 +40,16 @@ class Program:
 
 def train(model: Model, trainer: Trainer, row_len: int, mesh: Mesh) -> Program:
   """The train step on a packed batch `[B, T]` of the trainer's size."""
-  optimizer = trainer.make_optimizer(1000)
-  shardings = step_lib.state_shardings(model, optimizer, mesh)
-  params = model.abstract_params()
+  optimizer, lora = trainer.make_optimizer(1000), trainer.lora
+  shardings = step_lib.state_shardings(model, optimizer, mesh, lora)
+  params, frozen = model.abstract_params(), None
+  if lora is not None:
+    params, frozen = lora.abstract(model), model.abstract_params(model.dtype)
   state = step_lib.State(
     jax.ShapeDtypeStruct((), jnp.int32),  # pyright: ignore
     params,
     jax.eval_shape(optimizer.init, params),
+    frozen,
   )
   state = jax.tree.map(_placed, state, shardings)
   rows = NamedSharding(mesh, partitioning.spec(('batch', 'length')))
@@ -64,19 +67,30 @@ def train(model: Model, trainer: Trainer, row_len: int, mesh: Mesh) -> Program:
     optimizer,
     num_microbatches=trainer.num_microbatches,
     remat=trainer.remat,
+    lora=lora,
   )
   with jax.set_mesh(mesh):
     lowered = step.lower(state, batch)  # pyright: ignore[reportFunctionMemberAccess]
+  trained = bytes_per_device(state.params)
+  held = {'optimizer': bytes_per_device(state.opt_state)}
+  flops = 3 * forward_flops(model.config, *shape)
+  if lora is None:
+    held = {'weights': trained} | held
+  else:
+    weights = bytes_per_device(state.frozen)
+    held = {'weights': weights, 'adapters': trained} | held
+    # A third of the backward pass's matmuls are gradients of the weights,
+    # which adapters alone have.
+    size = sum(math.prod(x.shape) for x in jax.tree.leaves(params))
+    frozen_size = _matmul_params(model.config)
+    flops += math.prod(shape) * (6 * size - 2 * frozen_size)
   return Program(
     name='train step',
     lowered=lowered,
     mesh=mesh,
-    held={
-      'weights': bytes_per_device(state.params),
-      'optimizer': bytes_per_device(state.opt_state),
-    },
+    held=held,
     tokens=math.prod(shape),
-    model_flops=3 * forward_flops(model.config, *shape),
+    model_flops=flops,
   )
 
 

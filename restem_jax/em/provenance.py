@@ -27,6 +27,7 @@ _FREE = re.compile(
   r'|(from restem_jax )?import (restem_jax\.)?partitioning\b'
   r'|from restem_jax\.em import sampled|loop\.System\.sampled = '
   r'|sampled\.SampledEvaluation\.'
+  r'|loop\.System\.output = '  # where `export` writes: no part of a run
 )
 
 

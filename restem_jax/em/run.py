@@ -120,7 +120,7 @@ class Run:
     return self._mesh_shape and self._mesh_shape.make_local()
 
   def params(self, iteration: int, mesh: Mesh | None) -> Params:
-    """f32 parameters of an iteration's policy; 0 is the base model."""
+    """Parameters of an iteration's policy; 0 is the base model."""
     if iteration:
       return self._policies.restore(self.path(iteration, 'checkpoints'), mesh)
     return self._policies.base(mesh)
@@ -214,18 +214,40 @@ class Run:
         'select.json if it kept nothing'
       )
     start = iteration - 1 if self.system.init == 'previous' else 0
+    lora, adapted = self.system.trainer.lora, {}
+    if lora is not None:
+      adapted = {
+        'frozen': lambda: self._policies.frozen(self.mesh),
+        'adapter': self._policies.record(lora),
+      }
     with self._timed(iteration, 'improve'):
       return improve.improve(
         self.path(iteration, 'checkpoints'),
         dataset,
         self.sampler,
         self.system.trainer,
-        lambda: self.params(start, self.mesh),
+        lambda: self._initial(start, iteration),
         seed=self.system.seed,
         iteration=iteration,
         metrics_dir=self.directory / 'metrics',
         mesh=self.mesh,
+        **adapted,
       )
+
+  def _initial(self, start: int, iteration: int) -> Params:
+    """What an M-step trains: of the policy `start`, all or its adapters."""
+    trainer = self.system.trainer
+    if trainer.lora is None:
+      return self.params(start, self.mesh)
+    if start:  # the weights under them stay the base model's
+      path = self.path(start, 'checkpoints')
+      return self._policies.adapters(trainer.lora, path, self.mesh)
+    return trainer.lora.init(
+      self._policies.model,
+      seed=trainer.seed,
+      iteration=iteration,
+      mesh=self.mesh,
+    )
 
   def evaluate(self, iteration: int) -> Reports:
     """Test accuracy on every task; the base model's validation reward too."""

@@ -6,6 +6,7 @@ stack of layers.
 """
 
 import math
+from typing import Any, NamedTuple
 
 from flax import nnx
 import jax
@@ -31,6 +32,39 @@ def param(
   else:
     value = jax.random.normal(rngs.params(), shape) / math.sqrt(fan_in)
   return nnx.Param(value, axes=axes)
+
+
+class LowRank(NamedTuple):
+  """A frozen weight with an update of low rank: w + a b.
+
+  It may stand in a tree of parameters instead of a weight that `project`
+  reads. `in` and `out` are the weight's dimensions, whatever their number.
+  """
+
+  w: Array  # [*in, *out]
+  a: Array  # [*in, rank]
+  b: Array  # [rank, *out]
+
+
+def project(x: Array, weight: nnx.Param, num_in: int = 1) -> Array:
+  """A linear layer: the last `num_in` dimensions of x times a weight's first.
+
+  A `LowRank` weight is never added up: x w + (x a) b costs less than w + a b
+  does, and in the backward pass nothing of the size of w is made.
+
+  Args:
+    x: activations `[B, T, *in]`.
+    weight: `[*in, *out]`, an array or a `LowRank`.
+    num_in: how many dimensions `in` are.
+
+  Returns:
+    `[B, T, *out]`.
+  """
+  w: Any = weight.get_value()
+  if not isinstance(w, LowRank):
+    return jnp.tensordot(x, w, num_in)
+  update = jnp.tensordot(jnp.tensordot(x, w.a, num_in), w.b, 1)
+  return jnp.tensordot(x, w.w, num_in) + update
 
 
 def rms_norm(
@@ -104,4 +138,5 @@ class Mlp(nnx.Module):
 
   def __call__(self, x: Float[Array, 'B T D']) -> Float[Array, 'B T D']:
     act = jax.nn.silu if self.config.activation == 'silu' else jax.nn.gelu
-    return (act(x @ self.gate[...]) * (x @ self.up[...])) @ self.down[...]
+    y = act(project(x, self.gate)) * project(x, self.up)
+    return project(y, self.down)

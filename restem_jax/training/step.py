@@ -16,14 +16,18 @@ import optax
 from restem_jax import partitioning
 from restem_jax.models.transformer import Model, Params
 from restem_jax.training import losses
+from restem_jax.training.lora import Lora
 
 
 class State(NamedTuple):
   """What training changes. Parameters are f32 master weights."""
 
   step: Int[Array, '']
-  params: Params
+  params: Params  # with LoRA its adapters only
   opt_state: Any
+  # With LoRA the base weights, in any dtype: they pass through a step, as
+  # donated buffers, unchanged.
+  frozen: Params | None = None
 
 
 TrainStep = Callable[
@@ -36,28 +40,39 @@ def init_state(
   optimizer: optax.GradientTransformation,
   params: Params,
   mesh: Mesh | None = None,
+  lora: Lora | None = None,
+  frozen: Params | None = None,
 ) -> State:
   """A fresh state; the optimizer's state is born with its params' shardings.
 
-  `params` are not copied: donate or drop them.
+  `params` and `frozen` are not copied: donate or drop them. With `lora`,
+  `params` are its adapters and `frozen` the base weights.
   """
+  assert (lora is None) == (frozen is None)
   if mesh is None:
     opt_state = jax.jit(optimizer.init)(params)
-    return State(jnp.zeros((), jnp.int32), params, opt_state)
-  shardings = state_shardings(model, optimizer, mesh)
+    return State(jnp.zeros((), jnp.int32), params, opt_state, frozen)
+  shardings = state_shardings(model, optimizer, mesh, lora)
   opt_state = jax.jit(optimizer.init, out_shardings=shardings.opt_state)(params)
   # Not device_put, which makes sure that all hosts give the same value.
   zero = jax.jit(lambda: jnp.int32(0), out_shardings=shardings.step)
-  return State(zero(), params, opt_state)
+  return State(zero(), params, opt_state, frozen)
 
 
 def state_shardings(
-  model: Model, optimizer: optax.GradientTransformation, mesh: Mesh
+  model: Model,
+  optimizer: optax.GradientTransformation,
+  mesh: Mesh,
+  lora: Lora | None = None,
 ) -> State:
   """The sharding of every leaf of the state, by the logical axis rules."""
   params = partitioning.shardings(mesh, model.logical_axes())
+  trained, frozen = model.abstract_params(), None
+  if lora is not None:
+    frozen, trained = params, lora.abstract(model)
+    params = partitioning.shardings(mesh, lora.logical_axes(model))
   replicated = NamedSharding(mesh, PartitionSpec())
-  abstract = jax.eval_shape(optimizer.init, model.abstract_params())
+  abstract = jax.eval_shape(optimizer.init, trained)
 
   def like(leaf, param, sharding):
     # Factored second moments (adafactor) have other shapes than the params.
@@ -67,11 +82,11 @@ def state_shardings(
     optimizer,
     like,
     abstract,
-    model.abstract_params(),
+    trained,
     params,
     transform_non_params=lambda _: replicated,
   )
-  return State(replicated, params, opt_state)  # pyright: ignore
+  return State(replicated, params, opt_state, frozen)  # pyright: ignore
 
 
 def make_train_step(
@@ -81,6 +96,7 @@ def make_train_step(
   num_microbatches: int = 1,
   remat: str = 'none',
   mesh: Mesh | None = None,
+  lora: Lora | None = None,
 ) -> TrainStep:
   """Builds the jitted step; the state is donated.
 
@@ -91,19 +107,23 @@ def make_train_step(
   the number of microbatches: sums of loss and weight are accumulated in f32
   by a scan and divided once.
 
+  With `lora` only its adapters have gradients and optimizer state.
+
   Metrics, all f32 scalars: `loss` (weighted mean, nats), `weight` (sum of
   token weights), `grad_norm` (before clipping).
   """
 
-  def loss_fn(params, batch):
+  def loss_fn(params, frozen, batch):
+    if lora is not None:
+      params = lora.attached(frozen, params)
     total, weight = losses.weighted_nll(model, params, batch, remat=remat)
     return total, weight
 
   grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
 
-  def accumulate(params, batch):
+  def accumulate(params, frozen, batch):
     if num_microbatches == 1:
-      return grad_fn(params, batch)
+      return grad_fn(params, frozen, batch)
 
     def split(x):
       # Row i goes to microbatch i % num_microbatches: on a mesh, each device
@@ -116,12 +136,13 @@ def make_train_step(
     init = ((jnp.float32(0), jnp.float32(0)), zeros)
 
     def add(total, batch):
-      return jax.tree.map(jnp.add, total, grad_fn(params, batch)), None
+      new = grad_fn(params, frozen, batch)
+      return jax.tree.map(jnp.add, total, new), None
 
     return jax.lax.scan(add, init, micro)[0]
 
   def step(state: State, batch):
-    (total, weight), grads = accumulate(state.params, batch)
+    (total, weight), grads = accumulate(state.params, state.frozen, batch)
     weight_or_one = jnp.where(weight > 0, weight, 1.0)
     grads = jax.tree.map(lambda g: g / weight_or_one, grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -131,11 +152,12 @@ def make_train_step(
       'grad_norm': optax.tree.norm(grads),
     }
     params = optax.apply_updates(state.params, updates)
-    return State(state.step + 1, params, opt_state), metrics
+    state = State(state.step + 1, params, opt_state, state.frozen)
+    return state, metrics
 
   if mesh is None:
     return jax.jit(step, donate_argnums=0)
-  shardings = state_shardings(model, optimizer, mesh)
+  shardings = state_shardings(model, optimizer, mesh, lora)
   jitted = jax.jit(
     step,
     donate_argnums=0,

@@ -31,6 +31,7 @@ from restem_jax import (
 )
 from restem_jax.models.transformer import Model, Params
 from restem_jax.training import batches, optimizers, step as step_lib
+from restem_jax.training.lora import Lora
 
 _log = logging.getLogger(__name__)
 
@@ -57,6 +58,7 @@ class Trainer:
     share_prefixes: examples of a row share what their prompts begin with
       (`packing`): the same loss for a fraction of the tokens.
     remat: what the backward pass keeps of a layer: none, dots or full.
+    lora: trains low-rank updates of frozen weights; None trains all weights.
     patience: validations without a better reward before training stops.
     save_every: steps between saves inside an epoch; 0 saves at its end only.
     seed: of the shuffles.
@@ -72,6 +74,7 @@ class Trainer:
   normalizer: str = 'real_tokens'
   share_prefixes: bool = True
   remat: str = 'none'
+  lora: Lora | None = None
   patience: int = 1
   save_every: int = 0
   seed: int = 0
@@ -128,19 +131,23 @@ class Trainer:
     writer: metrics_lib.Writer,
     what: str = 'train',
     mesh: Mesh | None = None,
+    frozen: Callable[[], Params] | None = None,
   ) -> list[Mapping[str, Any]]:
     """Trains until the epochs end or the validation reward stops rising.
 
     Args:
       model: architecture and compute dtype; the params stay f32.
-      init_params: gives the starting parameters, which are donated.
+      init_params: gives the starting parameters, which are donated; with
+        `lora`, the adapters.
       feed: what to train on.
       checkpoints: latest is resumed; best is the result.
-      validate: validation reward in [0, 1] of parameters.
+      validate: validation reward in [0, 1] of parameters; with `lora`, of
+        the merged ones, in the dtype of the frozen ones.
       writer: gets loss and gradient norm of each step, and the reward.
       what: the name of the work for the progress bar.
       mesh: where parameters and batches lie, by the rules; None for one
         device.
+      frozen: gives the base weights, donated too; with `lora` only.
 
     Returns:
       The history: one {'epoch', 'step', 'reward'} per validation.
@@ -158,7 +165,9 @@ class Trainer:
     total = ends[-1]
     optimizer = self.make_optimizer(total)
     rows = self._check_rows(mesh)
-    state = step_lib.init_state(model, optimizer, init_params(), mesh)
+    state = step_lib.init_state(
+      model, optimizer, init_params(), mesh, self.lora, frozen and frozen()
+    )
     if mesh is None:
       # Committed, as the step returns it: else the second step compiles again.
       state = jax.device_put(state, jax.tree.map(lambda x: x.sharding, state))
@@ -167,7 +176,9 @@ class Trainer:
       params, opt_state, saved = checkpoints.restore(
         latest, state.params, state.opt_state
       )
-      state = step_lib.State(state.step + latest, params, opt_state)
+      state = state._replace(
+        step=state.step + latest, params=params, opt_state=opt_state
+      )
       epoch, position = saved['epoch'], saved['position']
       history = saved['history']
       _log.info('%s: going on from step %d of %d', what, latest, total)
@@ -177,6 +188,7 @@ class Trainer:
       num_microbatches=self.num_microbatches,
       remat=self.remat,
       mesh=mesh,
+      lora=self.lora,
     )
     num_steps = int(state.step)
     with (
@@ -214,7 +226,7 @@ class Trainer:
             checkpoints.wait()
             raise Preempted(f'{what}: saved at step {num_steps}')
         epoch, position = epoch + 1, None
-        reward = validate(state.params)
+        reward = validate(self._policy(model, state, mesh))
         history = [
           *history,
           {'epoch': epoch, 'step': num_steps, 'reward': reward},
@@ -244,6 +256,12 @@ class Trainer:
         'data x fsdp devices of the mesh'
       )
     return partitioning.local_rows(mesh, self.batch_size)
+
+  def _policy(self, model: Model, state: step_lib.State, mesh) -> Params:
+    """The parameters of the policy that the state stands for."""
+    if self.lora is None:
+      return state.params
+    return self.lora.merged(model, state.frozen, state.params, mesh)
 
   def _save(self, checkpoints, state, step, progress, reward):
     checkpoints.save(step, state.params, state.opt_state, progress, reward)

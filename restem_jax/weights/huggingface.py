@@ -16,6 +16,7 @@ import ml_dtypes  # noqa: F401 (tells numpy of bfloat16)
 import numpy as np
 import safetensors
 
+from restem_jax.models.config import ModelConfig
 from restem_jax.tokenizer import Tokenizer
 from restem_jax.weights import cache, huggingface_config, layout
 
@@ -45,13 +46,28 @@ _NAMES = {
   ('final_norm',): 'model.norm.weight',
   ('head',): 'lm_head.weight',
 }
-_INDEX = 'model.safetensors.index.json'
+INDEX = 'model.safetensors.index.json'
 _DTYPES = ('F64', 'F32', 'F16', 'BF16')
 _PICKLED = ('.bin', '.pt', '.pth', '.ckpt')
 
 
+def tensor_name(
+  path: layout.ParamPath, layer: int | None, config: ModelConfig
+) -> str:
+  """The name of a parameter (of one layer) on the hub."""
+  if layer is None:
+    return _NAMES[path]
+  names = _LAYER_NAMES
+  if config.post_norms:
+    names = _LAYER_NAMES | _POST_NORM_NAMES
+  return f'model.layers.{layer}.{names[path[1:]]}'
+
+
 class HuggingFaceReader:
   """A model in a folder as on the hub; see `layout.Reader`.
+
+  Attributes:
+    raw_config: the parsed config.json.
 
   Raises:
     ValueError: for a folder without config.json or safetensors, and for
@@ -61,7 +77,7 @@ class HuggingFaceReader:
   def __init__(self, path: epath.PathLike):
     self.path = epath.Path(path)
     where = self.path / 'config.json'
-    raw = _read_json(where)
+    raw = self.raw_config = _read_json(where)
     self.config = huggingface_config.model_config(raw, str(where))
     self._gemma = raw['model_type'].startswith('gemma')
     self._files = {
@@ -82,12 +98,7 @@ class HuggingFaceReader:
 
   def source(self, path: layout.ParamPath, layer: int | None) -> str:
     """See `layout.Reader`."""
-    if layer is None:
-      return _NAMES[path]
-    names = _LAYER_NAMES
-    if self.config.post_norms:
-      names = _LAYER_NAMES | _POST_NORM_NAMES
-    return f'model.layers.{layer}.{names[path[1:]]}'
+    return tensor_name(path, layer, self.config)
 
   def read(
     self, path: layout.ParamPath, layer: int | None
@@ -122,7 +133,7 @@ class HuggingFaceReader:
   def _file_names(self) -> set[str]:
     if (self.path / 'model.safetensors').exists():
       return {'model.safetensors'}
-    index = self.path / _INDEX
+    index = self.path / INDEX
     if index.exists():
       names = set(_read_json(index).get('weight_map', {}).values())
       for name in names:
@@ -132,7 +143,7 @@ class HuggingFaceReader:
     if any(p.suffix in _PICKLED for p in self.path.iterdir()):
       raise pickled_error(self.path)
     raise ValueError(
-      f'{self.path} has neither model.safetensors nor {_INDEX}; give a folder '
+      f'{self.path} has neither model.safetensors nor {INDEX}; give a folder '
       'as model.save_pretrained writes it'
     )
 

@@ -2,8 +2,8 @@
 
 In: the parsed file, of Llama (SmolLM2 too), Mistral, Qwen2/2.5, Qwen3,
 Gemma 2 or Gemma 3 (text). Both spellings of the rotary settings are read:
-`rope_theta` + `rope_scaling`, and transformers 5's `rope_parameters`. Not
-here: tensors (`huggingface`).
+`rope_theta` + `rope_scaling`, and transformers 5's `rope_parameters`. Also the
+way back, for models that came as a GGUF. Not here: tensors (`huggingface`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -187,3 +187,81 @@ def _rope(
       'and llama3'
     )
   return float(theta), scaling
+
+
+_ARCHITECTURES = {
+  'llama': 'LlamaForCausalLM',
+  'mistral': 'MistralForCausalLM',
+  'qwen2': 'Qwen2ForCausalLM',
+  'qwen3': 'Qwen3ForCausalLM',
+  'gemma2': 'Gemma2ForCausalLM',
+  'gemma3_text': 'Gemma3ForCausalLM',
+}
+
+
+def _family(config: ModelConfig) -> str:
+  if config.post_norms:
+    return 'gemma3_text' if config.qk_norm else 'gemma2'
+  if config.qk_norm or config.qkv_bias:
+    return 'qwen3' if config.qk_norm else 'qwen2'
+  return 'mistral' if any(config.windows) else 'llama'
+
+
+def config_json(config: ModelConfig) -> dict[str, Any]:
+  """A config.json that `model_config` reads as this architecture.
+
+  Raises:
+    ValueError: none of the families has it.
+  """
+  c, family = config, _family(config)
+  act = {ours: theirs for theirs, ours in _ACTIVATIONS.items()}[c.activation]
+  raw: dict[str, Any] = {
+    'architectures': [_ARCHITECTURES[family]],
+    'model_type': family,
+    'vocab_size': c.vocab_size,
+    'num_hidden_layers': c.num_layers,
+    'hidden_size': c.embed_dim,
+    'intermediate_size': c.mlp_dim,
+    'num_attention_heads': c.num_heads,
+    'num_key_value_heads': c.num_kv_heads,
+    'head_dim': c.head_dim,
+    'max_position_embeddings': c.max_len,
+    'rms_norm_eps': c.norm_eps,
+    'hidden_activation' if c.post_norms else 'hidden_act': act,
+    'tie_word_embeddings': c.tied_embeddings,
+    'rope_theta': c.rope_theta,
+  }
+  if family in ('llama', 'mistral', 'qwen3'):
+    raw['attention_bias'] = False
+  if any(c.windows):
+    raw['sliding_window'] = max(c.windows)
+    raw['layer_types'] = [
+      'sliding_attention' if w else 'full_attention' for w in c.layer_windows()
+    ]
+  elif family == 'mistral':
+    raw['sliding_window'] = None
+  if family.startswith('qwen'):
+    raw['use_sliding_window'] = any(c.windows)
+  if c.post_norms:
+    # 168 ** -0.5 ** -2 is not quite 168.
+    scalar = c.head_dim if c.query_scale is None else c.query_scale**-2
+    near = abs(scalar - round(scalar)) < 1e-6
+    raw['query_pre_attn_scalar'] = round(scalar) if near else scalar
+    raw['attn_logit_softcapping'] = c.attention_softcap
+    raw['final_logit_softcapping'] = c.logit_softcap
+    if c.rope_local_theta is not None:
+      raw['rope_local_base_freq'] = c.rope_local_theta
+  if (scaling := c.rope_scaling) is not None:
+    raw['rope_scaling'] = {'rope_type': scaling.kind, 'factor': scaling.factor}
+    if scaling.kind == 'llama3':
+      raw['rope_scaling'] |= {
+        'low_freq_factor': scaling.low_freq_factor,
+        'high_freq_factor': scaling.high_freq_factor,
+        'original_max_position_embeddings': scaling.original_max_len,
+      }
+  if model_config(raw, 'config.json') != config:
+    raise ValueError(
+      f'no config.json of {family} expresses {config}; give WEIGHTS as a '
+      'Hugging Face folder'
+    )
+  return raw

@@ -1,7 +1,7 @@
 """Where a foreign tensor goes in our parameter tree, and in which layout.
 
 In: one layer's tensor as checkpoints store it, matrices `[out, in]`. Out: the
-same numbers in our layout. Also the interface that all readers share. Not
+same numbers in our layout, and back. Also the interface that all readers share. Not
 here: names of tensors, files (`gguf`, `huggingface`).
 """
 
@@ -95,6 +95,16 @@ def to_ours(
   if name in ('gate', 'up', 'down', 'head'):
     return stored.T
   return stored
+
+
+def to_stored(
+  path: ParamPath, ours: Float[np.ndarray, '...'], config: ModelConfig
+) -> Float[np.ndarray, '...']:
+  """The inverse of `to_ours`: one layer's parameter as checkpoints store it."""
+  rows, *columns = stored_shape(path, config)
+  if columns and path[-1] != 'table':  # all other matrices are transposed
+    return ours.reshape(columns[0], rows).T
+  return ours.reshape(rows, *columns)
 
 
 def check_shape(

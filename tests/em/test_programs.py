@@ -12,6 +12,7 @@ from restem_jax.models.config import ModelConfig
 from restem_jax.models.transformer import Model
 from restem_jax.partitioning import MeshShape
 from restem_jax.training import optimizers
+from restem_jax.training.lora import Lora
 from restem_jax.training.trainer import Trainer
 
 FIELDS = {
@@ -104,6 +105,33 @@ def test_memory_that_is_held(mesh, parts):
   weights = 4 * CONFIG.num_params / parts
   assert held['weights'] == weights
   np.testing.assert_allclose(held['optimizer'], 2 * weights, rtol=1e-3)
+
+
+LORA = Lora(rank=8)
+ADAPTERS = sum(x.size for x in jax.tree.leaves(LORA.abstract(Model(CONFIG))))
+
+
+def test_adapters_cost_less():
+  """A third of the matmuls, the weights' gradients, is not there."""
+  rows = 32
+  program = trained(batch_size=rows, lora=LORA)
+  head = CONFIG.vocab_size * CONFIG.embed_dim
+  forward = programs.forward_flops(CONFIG, rows, T)
+  matmuls = CONFIG.num_params - CONFIG.num_layers * 2 * CONFIG.embed_dim
+  matmuls -= CONFIG.embed_dim  # norms; the table is the head
+  want = 3 * forward + rows * T * (6 * ADAPTERS - 2 * matmuls)
+  assert program.model_flops == want
+  # On top: masked positions, and the head a second time.
+  want += 3 * full_attention(CONFIG, rows, T) + 2 * rows * T * head
+  np.testing.assert_allclose(text_flops(program), want, rtol=0.1)
+
+
+def test_memory_that_adapters_hold():
+  """bf16 weights, f32 adapters and two moments of them."""
+  held = trained(lora=LORA, mesh=MeshShape()).held
+  assert held['weights'] == 2 * CONFIG.num_params
+  assert held['adapters'] == 4 * ADAPTERS
+  np.testing.assert_allclose(held['optimizer'], 8 * ADAPTERS, rtol=1e-3)
 
 
 def test_sampling():

@@ -38,7 +38,10 @@ def test_every_parameter_gets_the_shape_that_the_model_asks_for():
       return
     paths.append(path)
     shape = tree.shape[1:] if path[0] == 'layers' else tree.shape
-    assert layout.to_ours(path, stored(path), CONFIG).shape == shape, path
+    ours = layout.to_ours(path, stored(path), CONFIG)
+    assert ours.shape == shape, path
+    back = layout.to_stored(path, ours, CONFIG)
+    np.testing.assert_array_equal(back, stored(path))
 
   check(abstract, ())
   assert len(paths) == 19
