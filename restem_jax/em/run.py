@@ -163,13 +163,22 @@ class Run:
 
   def score(self, iteration: int) -> None:
     with self._timed(iteration, 'score'):
-      score.score(
+      again = score.score(
         self.path(iteration, 'samples'),
         self._problems,
         self._num_shards,
         self.system.task.grader,
         f'iteration {iteration}: score',
         self.system.log_samples,
+      )
+    chosen = self.path(iteration, 'dataset', 'select.json')
+    if again and chosen.exists():
+      _log.warning(
+        'iteration %d: %d verdicts are new, and %s was made without them: it '
+        'stays, with all that was made from it. To select anew, delete %s and '
+        '%s',
+        *(iteration, again, chosen, chosen.parent),
+        self.path(iteration, 'checkpoints'),
       )
 
   def _select(self, iteration: int) -> select.Summary:

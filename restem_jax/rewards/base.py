@@ -41,6 +41,9 @@ class Grader(Protocol):
 
     A problem is to be dropped when its own gold does not verify: no sample of
     it could ever be rewarded, or anything could.
+
+    Raises:
+      ValueError: the grader itself failed; nothing is known of the problems.
     """
     ...
 
