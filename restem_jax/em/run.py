@@ -62,6 +62,10 @@ class Run:
       }
       | self._policies.fingerprints(),
     )
+    if '://' not in system.model_dir:  # a bucket's files can't be appended to
+      for task in (system.task, *system.eval_tasks):
+        name = f'{task.name}-{multihost.index()}.jsonl'
+        task.grader.remember(self.directory / 'memo' / name)
     problems = system.task.problems('train')
     if not problems:
       raise ValueError(f'{system.task.name} has no training problem')

@@ -9,6 +9,7 @@ fast and are safe beside a process that holds an accelerator.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+import os
 from typing import Any, Protocol
 
 from restem_jax.records import Problem, REASONS, Verdict
@@ -49,6 +50,14 @@ class Grader(Protocol):
 
   def equivalent(self, a: str, b: str) -> bool:
     """Whether two extracted answers count as one vote. Symmetric."""
+    ...
+
+  def remember(self, path: str | os.PathLike[str]) -> None:
+    """Keeps what took long to judge in a local file, for a restart.
+
+    Called once, before anything is graded. A grader with nothing to gain
+    from it does nothing.
+    """
     ...
 
   def describe(self) -> Mapping[str, Any]:

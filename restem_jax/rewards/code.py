@@ -37,6 +37,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import concurrent.futures
 import dataclasses
 import logging
+import os
 import threading
 from typing import Any
 
@@ -192,6 +193,9 @@ class CodeGrader:
     """Programs run so far, by `sandbox.suite.STATUSES`; 'repeated': not run."""
     with self._lock:
       return dict(self._counts)
+
+  def remember(self, path: str | os.PathLike[str]) -> None:
+    """Does nothing: few programs of another process come again."""
 
   def describe(self) -> Mapping[str, Any]:
     """What isolates the programs: for the run's records."""

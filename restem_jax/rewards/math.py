@@ -82,7 +82,7 @@ class MathGrader:
       timeout_s: wall limit of one comparison in a worker, in seconds.
       memory_limit: address space of a worker, in bytes.
       memo_path: a JSONL file that keeps the workers' verdicts for a restart;
-        one process may use it at a time.
+        by default a run gives one (`remember`).
       require_evaluated: whether a number must be given as one: then `3+4` is
         wrong where the gold is `7`. For tasks whose question is itself an
         expression, where a policy would learn to copy it.
@@ -152,6 +152,11 @@ class MathGrader:
       return False
     outcome = self._judge(_canonical(a), _canonical(b))
     return _result(outcome) == 'correct'
+
+  def remember(self, path: str | os.PathLike[str]) -> None:
+    """See `base.Grader`; a `memo_path` that was given stays."""
+    if self._pool is not None and not self._memo.has_file:
+      self._memo.keep_in(path)
 
   def describe(self) -> Mapping[str, Any]:
     """Which libraries do the algebra."""
@@ -229,9 +234,11 @@ class MathGrader:
     try:
       outcome = _outcome(done.result())
       with self._lock:
-        # A worker's own failure may not recur; a verdict or a limit does.
+        # A worker's own failure may not recur, a limit recurs as long as the
+        # machine is as busy, a verdict always.
         if not outcome.startswith('error'):
-          self._memo.put(key, outcome)
+          lasting = outcome in ('correct', 'wrong')
+          self._memo.put(key, outcome, on_disk=lasting)
         del self._running[key]
       pending.set_result(outcome)
     except BaseException as e:

@@ -47,6 +47,11 @@ def test_where_an_m_step_starts(
   assert equal(trained, base if init == 'base' else start)
 
 
+def test_what_workers_judged_is_kept(undisturbed):
+  """For a restart; the file is there even if no answer needed a worker."""
+  assert (undisturbed[0] / 'memo' / 'jsonl-0.jsonl').exists()
+
+
 def test_any_checkpoint_is_evaluated(
   tmp_path, flags, undisturbed, make_params, capsys
 ):

@@ -59,6 +59,22 @@ def test_other_versions_are_ignored(tmp_path):
   memo.close()
 
 
+def test_a_file_for_what_is_in_memory(tmp_path):
+  _filled(tmp_path / 'memo.jsonl')
+  memo = memo_lib.Memo()
+  memo.put(('1', '2'), 'wrong')
+  assert not memo.has_file
+  memo.keep_in(tmp_path / 'memo.jsonl')
+  assert memo.has_file and len(memo) == 3
+  memo.put(('1', '3'), 'timeout', on_disk=False)
+  memo.put(('1', '4'), 'wrong')
+  assert memo.get(('1', '3')) == 'timeout'
+  memo.close()
+  memo = memo_lib.Memo(tmp_path / 'memo.jsonl')
+  assert len(memo) == 3 and memo.get(('1', '4')) == 'wrong'
+  memo.close()
+
+
 def test_in_memory_without_a_path():
   memo = memo_lib.Memo()
   memo.put(('1', '2'), 'wrong')
