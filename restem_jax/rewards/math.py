@@ -170,7 +170,6 @@ class MathGrader:
   def close(self) -> None:
     if self._pool is not None:
       self._pool.close()
-    self._memo.close()
 
   def __enter__(self) -> 'MathGrader':
     return self
