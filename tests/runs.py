@@ -174,7 +174,8 @@ def arrays(tree: Any) -> dict[str, np.ndarray]:
 def final_files(directory: pathlib.Path, abstract: Any) -> dict[str, Any]:
   """Reads all that two equal runs have in common, by path.
 
-  Left out are times (metrics, the seconds of summary.json) and versions.
+  Left out are times (metrics, the seconds of summary.json), versions, and the
+  memo, whose lines come in the order in which workers were ready.
   Checkpoints are compared as arrays: Orbax writes names and times into them.
 
   Args:
@@ -185,7 +186,7 @@ def final_files(directory: pathlib.Path, abstract: Any) -> dict[str, Any]:
   for path in sorted(p for p in directory.rglob('*') if p.is_file()):
     name = str(path.relative_to(directory))
     before, _, below = name.partition('/checkpoints/')
-    if name.startswith('metrics/'):
+    if name.startswith(('metrics/', 'memo/')):
       continue
     elif '/' in below:
       step = f'{before}/checkpoints/{below.partition("/")[0]}'

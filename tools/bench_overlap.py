@@ -63,6 +63,9 @@ class _Waiting:
   def equivalent(self, a: str, b: str) -> bool:
     return a == b
 
+  def remember(self, path: str) -> None:
+    pass
+
   def describe(self) -> Mapping[str, Any]:
     return {}
 

@@ -81,8 +81,9 @@ def evaluate(
   """Greedy accuracy, in all and by the task that each problem names.
 
   Args:
-    directory: gets the shards and `report.json`; if the report is there and
-      holds what is asked for, it is read and nothing else happens.
+    directory: gets the shards and `report.json`; if the report is there,
+      holds what is asked for and counts no grader errors, it is read and
+      nothing else happens. Grader errors are graded again.
     split: for the report.
     problems: of one task.
     sampler: prompts and engine of that task.
@@ -167,20 +168,27 @@ def name_of(checkpoint: str) -> str:
 
 
 def _holds(path: epath.Path, wanted: SampledEvaluation) -> bool:
-  """Whether a report is there, with these samples if any are wanted."""
+  """Whether a report is there, with these samples if any are wanted.
+
+  One that counts grader errors is not: they may not recur.
+  """
   if not path.exists():
+    return False
+  reports = _reports(json.loads(path.read_text())).values()
+  if any(r.num_grader_errors for r in reports):
     return False
   if not wanted.num_samples:
     return True
   nothing = sampled_lib.report([], wanted)
   return all(
     r.sampled is not None
+    and not r.sampled.num_grader_errors
     and r.sampled.pass_at.keys() == nothing.pass_at.keys()
     and all(
       getattr(r.sampled, name) == getattr(nothing, name)
       for name in ('num_samples', 'temperature', 'top_k', 'top_p')
     )
-    for r in _reports(json.loads(path.read_text())).values()
+    for r in reports
   )
 
 

@@ -62,6 +62,10 @@ class Run:
       }
       | self._policies.fingerprints(),
     )
+    if '://' not in system.model_dir:  # a bucket's files can't be appended to
+      for task in (system.task, *system.eval_tasks):
+        name = f'{task.name}-{multihost.index()}.jsonl'
+        task.grader.remember(self.directory / 'memo' / name)
     problems = system.task.problems('train')
     if not problems:
       raise ValueError(f'{system.task.name} has no training problem')
@@ -163,13 +167,22 @@ class Run:
 
   def score(self, iteration: int) -> None:
     with self._timed(iteration, 'score'):
-      score.score(
+      again = score.score(
         self.path(iteration, 'samples'),
         self._problems,
         self._num_shards,
         self.system.task.grader,
         f'iteration {iteration}: score',
         self.system.log_samples,
+      )
+    chosen = self.path(iteration, 'dataset', 'select.json')
+    if again and chosen.exists():
+      _log.warning(
+        'iteration %d: %d verdicts are new, and %s was made without them: it '
+        'stays, with all that was made from it. To select anew, delete %s and '
+        '%s',
+        *(iteration, again, chosen, chosen.parent),
+        self.path(iteration, 'checkpoints'),
       )
 
   def _select(self, iteration: int) -> select.Summary:

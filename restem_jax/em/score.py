@@ -3,6 +3,10 @@
 In: sample shards. Out: `verdicts-<chunk>.jsonl` beside them, one row per
 sample in the same order. What is *not* here: how an answer is judged
 (`rewards/`).
+
+Where the grader itself failed (a server that was down), the verdict says
+nothing of the sample: a shard that holds such verdicts is complete but not
+final, and those samples are graded again whenever the stage is run again.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -54,7 +58,7 @@ def score(
   grader: Grader,
   what: str,
   log_samples: int = 0,
-) -> None:
+) -> int:
   """Completes the verdict shards of `directory`; hosts share them out.
 
   Args:
@@ -64,6 +68,10 @@ def score(
     grader: judges completions.
     what: names the work in logs and progress bars.
     log_samples: so many right and so many wrong samples are logged.
+
+  Returns:
+    How many verdicts this host replaced that the grader had failed to give,
+    and gave now.
 
   Raises:
     ValueError: a sample shard is missing or damaged.
@@ -75,31 +83,65 @@ def score(
     return [
       c
       for c in range(num_shards)
-      if shards.status(shard_path(directory, 'verdicts', c)) != 'complete'
+      if not _is_final(_verdicts(shard_path(directory, 'verdicts', c)))
     ]
 
   # All have sampled, and written the verdicts that they had under way.
   multihost.barrier(f'{what}: all sampled')
   todo = multihost.share(multihost.first(what, incomplete))
+  again = 0
   with metrics.progress(what, len(todo)) as bar:
     for c in todo:
       bar.advance()
-      _score_shard(directory, c, by_id, grader)
+      again += _score_shard(directory, c, by_id, grader)
   multihost.barrier(f'{what}: all scored')
   if log_samples and multihost.is_first():
     _show(directory, by_id, num_shards, log_samples, what)
+  return again
 
 
-def _score_shard(directory, chunk: int, by_id, grader: Grader) -> None:
-  """Writes the verdicts of one sample shard, unless they are there."""
+def _verdicts(path: epath.Path) -> list[Verdict] | None:
+  """The verdicts of a shard; None if it is not complete."""
+  if not path.exists() or shards.status(path) != 'complete':
+    return None
+  return [from_dict(Verdict, row) for row in shards.read_shard(path)]
+
+
+def _is_final(verdicts: Sequence[Verdict] | None) -> bool:
+  return verdicts is not None and not any(v.failure for v in verdicts)
+
+
+def _score_shard(directory, chunk: int, by_id, grader: Grader) -> int:
+  """Writes the verdicts of one sample shard, unless they are there.
+
+  Returns how many of them replace a grader's failure.
+  """
   path = shard_path(directory, 'verdicts', chunk)
-  if path.exists() and shards.status(path) == 'complete':
-    return
+  known = _verdicts(path)
+  if _is_final(known):
+    return 0
   source = shard_path(directory, 'samples', chunk)
   if shards.status(source) != 'complete':
     raise ValueError(f'{source} is not complete; run --run_mode=generate first')
   samples = [from_dict(Sample, row) for row in shards.read_shard(source)]
-  shards.write_shard(path, map(to_json, grade(samples, by_id, grader)))
+  if known is None:
+    shards.write_shard(path, map(to_json, grade(samples, by_id, grader)))
+    return 0
+  failed = [i for i, v in enumerate(known) if v.failure]
+  found = list(grade([samples[i] for i in failed], by_id, grader))
+  left = [v.failure for v in found if v.failure]
+  _log.info(
+    '%s: %d verdicts that the grader had failed to give, graded again: %d '
+    'given%s',
+    *(path, len(failed), len(failed) - len(left)),
+    f'; the others fail still ({left[0]})' if left else '',
+  )
+  if len(left) == len(failed):
+    return 0
+  for i, verdict in zip(failed, found, strict=True):
+    known[i] = verdict
+  shards.write_shard(path, map(to_json, known))
+  return len(failed) - len(left)
 
 
 @contextlib.contextmanager
@@ -118,7 +160,7 @@ def in_background(
   """
   by_id = {p.id: p for p in problems}
   with concurrent.futures.ThreadPoolExecutor(1, 'score') as executor:
-    futures: list[concurrent.futures.Future[None]] = []
+    futures: list[concurrent.futures.Future[int]] = []
     yield lambda chunk: futures.append(
       executor.submit(_score_shard, directory, chunk, by_id, grader)
     )

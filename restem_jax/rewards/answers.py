@@ -4,6 +4,8 @@ In: a canonical string (`normalize.normalize`); out: a tree of what the answer
 is made of. What is *not* here: when two answers are the same (`equivalence`).
 
   list   `1,2` `1 \text{ and } 2` `\pm 3`  unordered; equals a set
+         `(\pm 1,2)`                       the list of two tuples
+         `x<1\lor x>2`                     of inequalities: how they join
   set    `\{1,2\}`                         unordered, never a scalar
   tuple  `(1,2)` `[0,1)` `1:2`             ordered, same brackets
   union  `(0,1)\cup(2,3)`                  unordered
@@ -36,6 +38,8 @@ _MATRIX = re.compile(
   r'(?P<body>.*)\\end\{(?P=env)\})',
   re.DOTALL,
 )
+_SIGN = re.compile(r'\\(?:pm|mp)(?![A-Za-z]) ?')
+_LEADING_SIGN = re.compile(rf'(?:^|(?<=[,;(])){_SIGN.pattern}')
 _SUBSCRIPT = re.compile(r'_(?:\{[^{}]*\}|[A-Za-z0-9])')
 _ARGUMENTS = re.compile(r'(?<=[A-Za-z])\([^()]*\)')
 _NAME = re.compile(r"[A-Za-z\\(){},:|' ]+")
@@ -45,6 +49,7 @@ _FUNCTION = re.compile(
 _WORDS = re.compile(r"[A-Za-z][A-Za-z ,.'\-]*")
 _LETTERS = re.compile(r'[A-Za-z]+')
 EMPTY = '\\emptyset'
+_JOINS = {'\\lor': 'or', '\\land': 'and'}
 _RELATIONS = ('=', '<', '>', '\\le', '\\ge', '\\ne', '\\approx', '\\equiv')
 
 
@@ -55,7 +60,9 @@ class Node:
   kind: Kind
   text: str  # canonical spelling of the whole
   items: tuple['Node', ...] = ()
-  form: str = ''  # brackets of a tuple, name of a named, operators, shape
+  # Brackets of a tuple, name of a named, operators of a relation, shape of a
+  # matrix, 'or' and 'and' of a list that says so.
+  form: str = ''
 
 
 class TooComplex(ValueError):
@@ -99,10 +106,10 @@ def _parse(text: str, depth: int) -> Node:
     return leaf(text.replace(' ', ''))
   pieces = _pieces(text)
   down = depth + 1
-  parts, _ = _split(pieces, (',', ';'))
+  parts, separators = _split(pieces, (',', ';', *_JOINS))
   parts = [p for p in parts if p]
   if len(parts) > 1:
-    return _list(text, [_parse(p, down) for p in parts])
+    return _list(text, [_parse(p, down) for p in parts], _join(separators))
   sides, ops = _split(pieces, (*_RELATIONS, '\\in'))
   if ops and all(sides):
     return _relation(text, sides, ops, down)
@@ -119,20 +126,32 @@ def _parse(text: str, depth: int) -> Node:
   if len(parts) > 1 and all(parts):
     items = tuple(_parse(p, down) for p in parts)
     return Node(kind='tuple', text=text, items=items, form=':')
-  if text.count('\\pm') + text.count('\\mp') == 1:
-    sign = '\\pm' if '\\pm' in text else '\\mp'
-    signs = [text.replace(sign, s).removeprefix('+') for s in '+-']
-    return _list(text, [_parse(s, down) for s in signs])
+  if len(_SIGN.findall(text)) == 1:
+    return _list(text, [_parse(s, down) for s in _signed(text)])
   return leaf(text)
 
 
-def _list(text: str, items: Sequence[Node]) -> Node:
+def _signed(text: str) -> list[str]:
+  r"""`1\pm x` with plus and with minus; no plus begins a part."""
+  plus = _LEADING_SIGN.sub('', text)
+  return [_SIGN.sub(s, t) for s, t in (('+', plus), ('-', text))]
+
+
+def _join(separators: Sequence[str]) -> str:
+  """'or' of `a, b or c` and of `a or b`, 'and' likewise; '' for neither."""
+  found = set(separators) & _JOINS.keys()
+  if len(found) == 1 and separators[-1] in found:
+    return _JOINS[separators[-1]]
+  return ''
+
+
+def _list(text: str, items: Sequence[Node], form: str = '') -> Node:
   flat: list[Node] = []
   for item in items:
     flat.extend(item.items if item.kind == 'list' else [item])
   if len(flat) > MAX_ITEMS:
     raise TooComplex(f'{len(flat)} items')
-  return Node(kind='list', text=text, items=tuple(flat))
+  return Node(kind='list', text=text, items=tuple(flat), form=form)
 
 
 def _group(text: str, inner: str, pieces: Sequence[str], depth: int) -> Node:
@@ -140,19 +159,26 @@ def _group(text: str, inner: str, pieces: Sequence[str], depth: int) -> Node:
   brackets = pieces[0].strip('\\') + pieces[-1].strip('\\')
   node = _parse(inner, depth)
   if pieces[0] == '\\{':
-    if node.kind in ('relation', 'union'):
+    if node.kind in ('relation', 'union') or node.form in _JOINS.values():
       return leaf(text)  # set-builder notation
     items = node.items if node.kind == 'list' else (node,)
     return Node(kind='set', text=text, items=items)
   if pieces[0] == '{':
     return dataclasses.replace(node, text=inner)
-  if node.kind == 'list' and '\\pm' not in inner:
-    return Node(kind='tuple', text=text, items=node.items, form=brackets)
+  if node.kind == 'list' and node.form:
+    return node
   if node.kind == 'list':
     parts, _ = _split(_pieces(inner), (',', ';'))
-    items = tuple(_parse(p, depth) for p in parts if p)
-    if len(items) > 1:
-      return Node(kind='tuple', text=text, items=items, form=brackets)
+    parts = [p for p in parts if p]
+    # `(\pm 1,2)` is two tuples. Of two signs it is not said whether they go
+    # together: such a tuple equals only one with the same signs.
+    signs = _SIGN.findall(inner)
+    if len(parts) > 1 and len(signs) == 1 and brackets == '()':
+      return _list(text, [_parse(f'({s})', depth) for s in _signed(inner)])
+    if len(parts) > 1:
+      items = tuple(_parse(p, depth) for p in parts)
+      form = ' '.join([brackets, *(s.strip() for s in signs)])
+      return Node(kind='tuple', text=text, items=items, form=form)
   if brackets in ('()', '[]') and node.kind not in ('named', 'relation'):
     return node
   return leaf(text)

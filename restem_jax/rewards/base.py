@@ -9,6 +9,7 @@ fast and are safe beside a process that holds an accelerator.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+import os
 from typing import Any, Protocol
 
 from restem_jax.records import Problem, REASONS, Verdict
@@ -41,11 +42,22 @@ class Grader(Protocol):
 
     A problem is to be dropped when its own gold does not verify: no sample of
     it could ever be rewarded, or anything could.
+
+    Raises:
+      ValueError: the grader itself failed; nothing is known of the problems.
     """
     ...
 
   def equivalent(self, a: str, b: str) -> bool:
     """Whether two extracted answers count as one vote. Symmetric."""
+    ...
+
+  def remember(self, path: str | os.PathLike[str]) -> None:
+    """Keeps what took long to judge in a local file, for a restart.
+
+    Called once, before anything is graded. A grader with nothing to gain
+    from it does nothing.
+    """
     ...
 
   def describe(self) -> Mapping[str, Any]:

@@ -37,6 +37,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import concurrent.futures
 import dataclasses
 import logging
+import os
 import threading
 from typing import Any
 
@@ -142,6 +143,10 @@ class CodeGrader:
 
     To be dropped are: no tests; none of the reference programs passes; or an
     empty program passes. Without a reference program only the others count.
+
+    Raises:
+      ValueError: the sandbox failed, so that nothing is known of a problem.
+        To drop it would be to train on other problems than the next run.
     """
     bad: list[tuple[Problem, str]] = []
     checks: list[tuple[Problem, list[_Future], _Future]] = []
@@ -160,13 +165,20 @@ class CodeGrader:
       except ValueError as e:  # a kind of tests that the engine can't run
         bad.append((problem, str(e)))
         continue
+      passes = any(o.status == 'pass' for o in outcomes)
+      failed = [o for o in (trivial, *outcomes) if o.status == 'infra']
+      if failed and (trivial.status == 'infra' or not passes):
+        raise ValueError(
+          f'problem {problem.id}: the sandbox failed while its tests were '
+          f'checked ({failed[0].detail}); see that it is up, and run again'
+        )
       if trivial.status in ('pass', 'broken'):
         why = (
           'an empty program passes'
           if trivial.status == 'pass'
           else f'the tests are broken: {trivial.detail}'
         )
-      elif outcomes and all(o.status != 'pass' for o in outcomes):
+      elif outcomes and not passes:
         why = f'reference: {outcomes[0].status}: {outcomes[0].detail}'
       else:
         continue
@@ -181,6 +193,9 @@ class CodeGrader:
     """Programs run so far, by `sandbox.suite.STATUSES`; 'repeated': not run."""
     with self._lock:
       return dict(self._counts)
+
+  def remember(self, path: str | os.PathLike[str]) -> None:
+    """Does nothing: few programs of another process come again."""
 
   def describe(self) -> Mapping[str, Any]:
     """What isolates the programs: for the run's records."""

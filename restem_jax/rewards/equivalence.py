@@ -14,18 +14,18 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 import re
 
-from restem_jax.rewards import answers, rational
+from restem_jax.rewards import ambiguity, answers, intervals, rational
 from restem_jax.rewards.answers import Node
 
 Truth = bool | None
 Leaf = Callable[[str, str], Truth]
 
 _NUMERAL = re.compile(r'[0-9][0-9A-Za-z.]*_')
-# `007` is a code or a part of one (`1,000` in brackets, 12:05), not 7.
+# `007` is a code or a part of one (`1,000` in brackets, 12:05), not 7; where
+# the gold is a plain number, `math` takes it for one.
 _PADDED = re.compile(r'-?0[0-9]+')
 # `HTH`, `ACB`, `cat`: an order of letters rather than a product.
 _LETTERS = re.compile(r'(?=.*[A-Za-z]{3}|[A-Z]{2}$)[A-Za-z ]+')
-_FLIPPED = {'<': '>', '>': '<', '\\le': '\\ge', '\\ge': '\\le'}
 
 
 def compare(a: Node, b: Node, leaf: Leaf) -> Truth:
@@ -37,7 +37,7 @@ def compare(a: Node, b: Node, leaf: Leaf) -> Truth:
       return compare(a.items[0], b.items[0], leaf)
     # `x=y` and `y=x`.
     return (a.form, a.items[0].text) == (b.items[0].text, b.form)
-  if 'relation' in (a.kind, b.kind):
+  if _inequalities(a) or _inequalities(b):
     return _compare_relations(a, b, leaf)
   if a.kind == 'named':
     return compare(a.items[0], b, leaf)
@@ -62,6 +62,8 @@ def exact(a: str, b: str) -> Truth:
   """
   if a == b:
     return True
+  if ambiguity.ambiguous(a) or ambiguity.ambiguous(b):
+    return False
   if _PADDED.fullmatch(a) or _PADDED.fullmatch(b):
     return False
   try:
@@ -149,53 +151,35 @@ def _unordered(a: Sequence[Node], b: Sequence[Node], leaf: Leaf) -> Truth:
   return result
 
 
+def _inequalities(node: Node) -> bool:
+  if node.kind == 'list':
+    return bool(node.form) or any(i.kind == 'relation' for i in node.items)
+  return node.kind == 'relation'
+
+
 def _compare_relations(a: Node, b: Node, leaf: Leaf) -> Truth:
+  u, v = intervals.solutions(a), intervals.solutions(b)
+  if u and v:  # `x>3`, `3<x`: same name and same set
+    if u[0] and v[0] and u[0] != v[0]:
+      return False
+    return compare(u[1], v[1], leaf)
+  if a.kind == 'list' and b.kind == 'list':
+    if 'or' in (a.form, b.form) and a.form != b.form:
+      return False
+    return _compare_lists(a, b, leaf)
   if a.kind == 'relation' and b.kind == 'relation':
-    u, v = _as_interval(a), _as_interval(b)
-    if u and v:  # `x>3`, `3<x`: same name and same interval
-      return compare(u[1], v[1], leaf) if u[0] == v[0] else False
-    for form, items in ((b.form, b.items), _flip(b)):
+    for form, items in ((b.form, b.items), intervals.flipped(b)):
       if a.form == form and _ordered(a.items, items, exact):
         return True
     if ' ' in a.form or ' ' in b.form:  # chains: as written, or not at all
       return False
     return leaf(a.text, b.text)
+  if u:
+    a, b, v = b, a, u
+  if v and a.kind in ('tuple', 'union'):
+    return compare(a, v[1], leaf)
   if a.kind == 'relation':
     a, b = b, a
-  # From here b is the relation.
-  if a.kind == 'named':
-    return leaf(a.text, b.text) if b.form == '=' else False
-  if a.kind == 'tuple' and (interval := _as_interval(b)):
-    return compare(a, interval[1], leaf)
+  if a.kind == 'named' and b.kind == 'relation' and b.form == '=':
+    return leaf(a.text, b.text)
   return False
-
-
-def _flip(node: Node) -> tuple[str, tuple[Node, ...]]:
-  ops = [_FLIPPED.get(op, op) for op in reversed(node.form.split())]
-  return ' '.join(ops), tuple(reversed(node.items))
-
-
-def _as_interval(node: Node) -> tuple[str, Node] | None:
-  r"""What `x>3` or `1<x\le 2` names, and its interval, if it is one."""
-  form, items = node.form, node.items
-  if form.startswith(('>', '\\ge')):
-    form, items = _flip(node)
-  ops = form.split()
-  if not all(op in ('<', '\\le') for op in ops):
-    return None
-  if len(items) == 2 and answers.is_name(items[0].text):
-    name, low, high = items[0], answers.leaf('-\\infty'), items[1]
-    ops = ['<', *ops]
-  elif len(items) == 2 and answers.is_name(items[1].text):
-    name, low, high = items[1], items[0], answers.leaf('\\infty')
-    ops = [*ops, '<']
-  elif len(items) == 3 and answers.is_name(items[1].text):
-    low, name, high = items
-  else:
-    return None
-  left = '(' if ops[0] == '<' else '['
-  right = ')' if ops[1] == '<' else ']'
-  text = f'{left}{low.text},{high.text}{right}'
-  return name.text, Node(
-    kind='tuple', text=text, items=(low, high), form=left + right
-  )

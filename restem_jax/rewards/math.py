@@ -22,6 +22,7 @@ import dataclasses
 import importlib.metadata
 import importlib.util
 import os
+import re
 import threading
 from typing import Any
 
@@ -41,6 +42,9 @@ from restem_jax.rewards import (
 
 _WORKER = 'restem_jax.rewards.math_worker'
 _NEEDS = ('math_verify', 'latex2sympy2_extended', 'sympy', 'antlr4')
+
+_INTEGER = re.compile(r'-?(?:0|[1-9][0-9]*)')
+_PADDED = re.compile(r'(-?)0+([0-9]+)')
 
 _Outcome = str  # one of records.REASONS; of errors 'error: why'
 _Pending = concurrent.futures.Future[_Outcome]
@@ -78,7 +82,7 @@ class MathGrader:
       timeout_s: wall limit of one comparison in a worker, in seconds.
       memory_limit: address space of a worker, in bytes.
       memo_path: a JSONL file that keeps the workers' verdicts for a restart;
-        one process may use it at a time.
+        by default a run gives one (`remember`).
       require_evaluated: whether a number must be given as one: then `3+4` is
         wrong where the gold is `7`. For tasks whose question is itself an
         expression, where a policy would learn to copy it.
@@ -132,11 +136,15 @@ class MathGrader:
   ) -> list[tuple[Problem, str]]:
     """The problems whose gold does not verify, each with the reason."""
     checks = [(p, self._check(p.answer)) for p in problems]
-    return [
-      (problem, reason)
-      for problem, check in checks
-      if (reason := check if isinstance(check, str) else _unreadable(check))
-    ]
+    bad: list[tuple[Problem, str]] = []
+    for problem, check in checks:
+      if not isinstance(check, str) and check.result().status != 'ok':
+        # Perhaps for the load of the machine, which is lower now.
+        check = self._check(problem.answer)
+      reason = check if isinstance(check, str) else _unreadable(check)
+      if reason:
+        bad.append((problem, reason))
+    return bad
 
   def equivalent(self, a: str, b: str) -> bool:
     """Whether two extracted answers are the same; open cases are not."""
@@ -144,6 +152,11 @@ class MathGrader:
       return False
     outcome = self._judge(_canonical(a), _canonical(b))
     return _result(outcome) == 'correct'
+
+  def remember(self, path: str | os.PathLike[str]) -> None:
+    """See `base.Grader`; a `memo_path` that was given stays."""
+    if self._pool is not None and not self._memo.has_file:
+      self._memo.keep_in(path)
 
   def describe(self) -> Mapping[str, Any]:
     """Which libraries do the algebra."""
@@ -157,7 +170,6 @@ class MathGrader:
   def close(self) -> None:
     if self._pool is not None:
       self._pool.close()
-    self._memo.close()
 
   def __enter__(self) -> 'MathGrader':
     return self
@@ -172,6 +184,7 @@ class MathGrader:
     if units.differ(gold, answer):
       return _Item(answer=answer, outcome='wrong')
     gold = _canonical(gold)
+    pred = _unpadded(gold, pred)
     if self._require_evaluated and not _evaluated(gold, pred):
       return _Item(answer=answer, outcome='wrong')
     return _Item(answer=answer, outcome=self._judge(gold, pred))
@@ -220,9 +233,11 @@ class MathGrader:
     try:
       outcome = _outcome(done.result())
       with self._lock:
-        # A worker's own failure may not recur; a verdict or a limit does.
+        # A worker's own failure may not recur, a limit recurs as long as the
+        # machine is as busy, a verdict always.
         if not outcome.startswith('error'):
-          self._memo.put(key, outcome)
+          lasting = outcome in ('correct', 'wrong')
+          self._memo.put(key, outcome, on_disk=lasting)
         del self._running[key]
       pending.set_result(outcome)
     except BaseException as e:
@@ -271,6 +286,17 @@ def _canonical(answer: str) -> str:
   if len(answer) > extraction.MAX_CHARS:
     return ''
   return normalize.normalize(answer)
+
+
+def _unpadded(gold: str, pred: str) -> str:
+  """`005` as `5` where the gold is a plain number.
+
+  Such a gold is no code or clock time. The other way round stays open: a gold
+  `005` may be one.
+  """
+  if _INTEGER.fullmatch(gold) and (m := _PADDED.fullmatch(pred)):
+    return m[1] + m[2]
+  return pred
 
 
 def _result(outcome: _Outcome | _Pending) -> _Outcome:

@@ -4,16 +4,15 @@ In and out: outcome strings by unordered pair of canonical answers. What is
 *not* here: which outcomes are worth keeping (`math` decides).
 
 The file is JSONL, appended to and never rewritten; a line torn by a kill is
-skipped when it is read and closed off before the next is written. One process
-writes a file. Lines of another VERSION of the grader are ignored.
+skipped when it is read and closed off before the next is written. A line is one
+write, so that an evaluation beside a run may share its file. Lines of another VERSION of the grader are ignored.
 """
 
 import json
 import os
 import pathlib
-from typing import TextIO
 
-VERSION = 1  # of the verdicts; raise it when the grader's rules change
+VERSION = 2  # of the verdicts; raise it when the grader's rules change
 
 
 class Memo:
@@ -21,12 +20,23 @@ class Memo:
 
   def __init__(self, path: str | os.PathLike[str] | None = None):
     self._outcomes: dict[tuple[str, str], str] = {}
-    self._file: TextIO | None = None
+    self._path: pathlib.Path | None = None
     if path is not None:
-      path = pathlib.Path(path)
-      path.parent.mkdir(parents=True, exist_ok=True)
-      self._file = path.open('a+', encoding='utf-8', newline='\n')
-      self._load(self._file)
+      self.keep_in(path)
+
+  @property
+  def has_file(self) -> bool:
+    """Whether what is put is kept on disk."""
+    return self._path is not None
+
+  def keep_in(self, path: str | os.PathLike[str]) -> None:
+    """Takes over what a file holds, and keeps in it what is put from now.
+
+    The file is open for as long as a line takes: few are written.
+    """
+    self._path = pathlib.Path(path)
+    if self._path.exists():
+      self._load(self._path)
 
   def __len__(self) -> int:
     return len(self._outcomes)
@@ -34,25 +44,26 @@ class Memo:
   def get(self, key: tuple[str, str]) -> str | None:
     return self._outcomes.get(key)
 
-  def put(self, key: tuple[str, str], outcome: str) -> None:
-    """Remembers an outcome; on disk before this returns."""
+  def put(
+    self, key: tuple[str, str], outcome: str, *, on_disk: bool = True
+  ) -> None:
+    """Remembers an outcome; by default on disk before this returns."""
     if self._outcomes.get(key) == outcome:
       return
     self._outcomes[key] = outcome
-    if self._file is not None:
+    if on_disk and self._path is not None:
       row = {'v': VERSION, 'a': key[0], 'b': key[1], 'outcome': outcome}
-      self._file.write(json.dumps(row, separators=(',', ':')) + '\n')
-      self._file.flush()
+      self._append(json.dumps(row, separators=(',', ':')) + '\n')
 
-  def close(self) -> None:
-    if self._file is not None:
-      self._file.close()
-      self._file = None
+  def _append(self, text: str) -> None:
+    assert self._path is not None
+    self._path.parent.mkdir(parents=True, exist_ok=True)
+    with self._path.open('ab') as file:
+      file.write(text.encode())
 
-  def _load(self, file: TextIO) -> None:
-    file.seek(0)
-    line = '\n'
-    for line in file:
+  def _load(self, path: pathlib.Path) -> None:
+    data = path.read_bytes()
+    for line in data.split(b'\n'):
       try:
         row = json.loads(line)
         if row['v'] == VERSION:
@@ -60,5 +71,5 @@ class Memo:
           self._outcomes[key] = str(row['outcome'])
       except (ValueError, KeyError, TypeError):
         continue  # torn by a kill; its verdict is reached again
-    if not line.endswith('\n'):
-      file.write('\n')
+    if data and not data.endswith(b'\n'):
+      self._append('\n')

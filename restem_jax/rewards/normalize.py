@@ -48,6 +48,12 @@ _THOUSANDS = re.compile(
 _GROUPED = re.compile(
   r'(?:[^=]*=\s*)?-?[1-9][0-9]{0,2}(?:,[0-9]{3})+(?:\.[0-9]+)?\s*%?\.?'
 )
+# `1,000` among others: at least one group begins with 0.
+_GROUP = re.compile(
+  r'(?<![0-9.,])[1-9][0-9]{0,2}(?=(?:,[0-9]{3})*,0)(?:,[0-9]{3})+'
+  r'(?![0-9]|,\S)'
+)
+_SPACED_COMMA = re.compile(r'[,;]\s+')
 _SPACES = re.compile(
   r'(?<!\\)\\[,;: >]|~|\\q?quad(?![A-Za-z])|\\hspace\{[^{}]*\}|\s+'
 )
@@ -79,6 +85,10 @@ _NO_UNIT = frozenset(
 _CLOCK = re.compile(
   r'(?<=[0-9])\s*(?:\\text\s*\{\s*)?([aApP])\.?\s?[mM]\b\.?\s*\}?(?![A-Za-z(^])'
 )
+# Of inequalities: `or` is a union and `and` an intersection.
+_INEQUALITY = re.compile(r'[<>]|\\(?:le|ge|ne|in)(?![A-Za-z])')
+_RELATION = re.compile(rf'=|{_INEQUALITY.pattern}')
+_LOGIC = re.compile(r'\\(?:(vee)|wedge)(?![A-Za-z])')
 # What may stand behind a unit that is left out.
 _AFTER_UNIT = re.compile(
   r'\s*(?:$|[,;:.)\]}=<>+\-/*%&$]|\\(?:[,;!}\\)\]]|(?:cdot|times|div|pm|le|ge|leq'
@@ -114,9 +124,7 @@ _DEGREES = re.compile(
 )
 _ANGLE = re.compile(r'([0-9]+(?:\.[0-9]+)?)' + _DEGREES.pattern)
 _TRIG = re.compile(r'\\(?:sin|cos|tan|cot|sec|csc)')
-_JOINER = re.compile(
-  r'\s*[,;]?\s*(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])\s*,?\s*'
-)
+_JOINER = re.compile(r'\s*[,;]?\s*(?<![A-Za-z\\])(and|or)(?![A-Za-z])\s*,?\s*')
 
 _SYNONYMS = (
   (re.compile(r'\\[dtc]frac(?![A-Za-z])'), r'\\frac'),
@@ -136,6 +144,9 @@ _SYNONYMS = (
   (re.compile(r'\\[lr]vert(?![A-Za-z])|\\mid(?![A-Za-z])'), '|'),
   (re.compile(r'\\(?:rm|bf|it)(?![A-Za-z])'), ' '),
   (re.compile(r'\+\s*\\infty'), r'\\infty'),
+  # \lor and \land are for what `_joined` has read.
+  (re.compile(r'\\lor(?![A-Za-z])'), r'\\vee '),
+  (re.compile(r'\\land(?![A-Za-z])'), r'\\wedge '),
   (re.compile(r'\\(?:imath|jmath)(?![A-Za-z])'), 'i'),
   (re.compile(r'\\(?:dots|ldots|cdots)(?![A-Za-z])'), r'\\dots '),
 )  # fmt: skip
@@ -173,7 +184,8 @@ def normalize(text: str) -> str:
   text = text.strip()
   text = _UNITS.sub('', text)
   text = _PERCENT.sub('%', text)
-  text = _JOINER.sub(',', text)
+  text = _ungrouped(text)
+  text = _joined(text)
   text = _braced(text)
   text = _SCRIPT.sub(r'\1{\2}', text)
   if _GROUPED.fullmatch(text):
@@ -204,7 +216,7 @@ def _plain_text(m: re.Match[str]) -> str:
   content = m.group(1).strip()
   words = content.lower().replace(',', ' ').split()
   if words and all(w in ('and', 'or') for w in words):
-    return ','
+    return f' {words[0]} '
   if len(content) <= 1:
     unit = m.string[: m.start()].rstrip()[-1:].isdigit() and content in 'msghl'
     if unit and _AFTER_UNIT.match(m.string, m.end()):
@@ -227,6 +239,34 @@ def _plain_text(m: re.Match[str]) -> str:
     if content.lower() not in _SYMBOLS:
       return f'\\text{{{" ".join(content.lower().split())}}}{m.group(2) or ""}'
   return f' {content}{m.group(2) or ""} '
+
+
+def _ungrouped(text: str) -> str:
+  """`(1,000, 2)` without the comma in 1,000, if no other reading is left.
+
+  Two signs tell that comma from the others: a space after those, and a group
+  that begins with 0, which no number does. `(1,234, 5)` and `(1,000,2)` stay:
+  the first may be three numbers, the second three of a code's words.
+  """
+  groups = list(_GROUP.finditer(text))
+  if not groups:
+    return text
+  rest = _GROUP.sub('', text)
+  spaced = _SPACED_COMMA.sub('', _JOINER.sub('', rest))
+  alone = not re.search(r'[,;(\[]|\\\{', rest)
+  if ',' in spaced or ';' in spaced or (spaced == rest and not alone):
+    return text
+  return _GROUP.sub(lambda m: m[0].replace(',', ''), text)
+
+
+def _joined(text: str) -> str:
+  r"""With a comma for `and` and `or`; between inequalities `\land`, `\lor`."""
+  # One in each part: `p\wedge q=r` is no pair of relations.
+  if len(_RELATION.findall(text)) > len(_LOGIC.findall(text)):
+    text = _LOGIC.sub(lambda m: ' or ' if m[1] else ' and ', text)
+  if not _INEQUALITY.search(text):
+    return _JOINER.sub(',', text)
+  return _JOINER.sub(lambda m: '\\lor ' if m[1] == 'or' else '\\land ', text)
 
 
 def _braced(text: str) -> str:

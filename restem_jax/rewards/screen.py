@@ -31,7 +31,7 @@ _COMMANDS = frozenset(
     r'varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega '
     r'begin end max min gcd lcm det lfloor rfloor lceil rceil bmod pmod mod sum '
     r'prod int lim to infin dots mathbb setminus bar hat vec langle rangle '
-    r'triangle angle prime',
+    r'triangle angle prime lor land',
   )
 )
 _COMMAND = re.compile(r'\\([A-Za-z]+)')

@@ -199,6 +199,19 @@ def test_paper_recipe(tmp_path):
   system.task.grader._engine.close()
 
 
+def test_a_remote_engine(tmp_path):
+  flags = ('--gin_file=sandboxes/fusion.gin', '--gin.MIXTURE="mbpp"',
+           '--gin.EVAL_TASKS=["humaneval"]')  # fmt: skip
+  with pytest.raises(ValueError, match='SANDBOX_URL'):
+    configured(*flags)
+  system = configured(*flags, '--gin.SANDBOX_URL="http://there:80"')
+  for task in (system.task, *system.eval_tasks):
+    assert task.grader.describe() == {
+      'engine': 'sandbox_fusion',
+      'url': 'http://there:80/run_code',
+    }
+
+
 # --- Real data ----------------------------------------------------------------
 
 

@@ -87,6 +87,42 @@ def test_is_done_once(directory, sampler, params):
   assert not list(directory.glob('*.tmp-*'))
 
 
+def test_grader_errors_are_graded_again(directory, sampler, params):
+  """A remote engine that is down leaves a report that is not the last word."""
+
+  class Down:
+    votes = False
+
+    def grade(self, pairs):
+      for _ in pairs:
+        yield base.verdict('error', failure='infra: connection refused')
+
+  config = SampledEvaluation(num_samples=8)
+  right = run(directory / 'right', sampler, lambda: params, sampled=config)
+  down = Sampler(
+    dataclasses.replace(sampler.task, grader=Down()),
+    sampler.model,
+    sampler.tokenizer,
+    sampler.sampling,
+  )
+  down.__dict__.update(_engine=sampler._engine, _prompts=sampler._prompts)
+  down.task.__dict__['_problems'] = sampler.task._problems
+  path = directory / 'wrong'
+  (report,) = run(path, down, lambda: params, sampled=config).values()
+  assert report.sampled is not None
+  failed = report.sampled.num_grader_errors
+  assert failed == report.sampled.reasons['grader_error'] > 0
+
+  def never():
+    raise AssertionError('nothing is sampled again')
+
+  assert run(path, sampler, never, sampled=config) == right
+  for pattern in ('*.json*', '*/*.json*'):
+    for file in (directory / 'right').glob(pattern):
+      again = path / file.relative_to(directory / 'right')
+      assert again.read_bytes() == file.read_bytes()
+
+
 def test_by_task_where_problems_name_several(directory, sampler, params):
   problems = sampler.task.problems('test')
   problems = [

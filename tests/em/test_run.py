@@ -10,6 +10,7 @@ import runs
 
 from restem_jax import checkpoints, main
 from restem_jax.em import loop
+from restem_jax.rewards.math import MathGrader
 from restem_jax.training import optimizers
 from restem_jax.training.trainer import Trainer
 
@@ -45,6 +46,15 @@ def test_where_an_m_step_starts(
   equal = lambda a, b: all((a[k] == b[k]).all() for k in a)
   assert not equal(start, base)
   assert equal(trained, base if init == 'base' else start)
+
+
+def test_what_workers_judged_is_kept(undisturbed, flags, monkeypatch):
+  """The grader is told where, before anything is graded."""
+  told = []
+  monkeypatch.setattr(MathGrader, 'remember', lambda _, path: told.append(path))
+  flags = [*flags, runs.in_folder(undisturbed[0]), '--run_mode=select']
+  assert main.main(flags) == 0
+  assert told == [undisturbed[0] / 'memo' / 'jsonl-0.jsonl']
 
 
 def test_any_checkpoint_is_evaluated(

@@ -1,11 +1,12 @@
 import logging
 
+import fusion_server
 import pytest
 
 from restem_jax import shards
 from restem_jax.em import generate, score
 from restem_jax.records import Problem, Sample, to_json
-from restem_jax.rewards import extraction
+from restem_jax.rewards import base, code, extraction, remote
 from restem_jax.rewards.math import MathGrader
 
 PROBLEMS = [Problem(id=f'p{i}', question=f'item {i}', answer=str(i))
@@ -55,7 +56,7 @@ def write(directory, chunks=(0, 1)):
 
 
 def run(directory, grader, **more):
-  score.score(directory, PROBLEMS, 2, grader, 'test', **more)
+  return score.score(directory, PROBLEMS, 2, grader, 'test', **more)
 
 
 def check(directory):
@@ -117,6 +118,75 @@ def test_samples_must_be_complete(directory, grader, damage):
   with pytest.raises(ValueError, match='run --run_mode=generate first') as e:
     run(directory, grader)
   assert str(path) in str(e.value)
+
+
+class Down:
+  """A grader that fails on the texts of `down`; others go to `grader`."""
+
+  votes = True
+
+  def __init__(self, grader, down):
+    self.grader, self.down, self.asked = grader, down, []
+
+  def grade(self, pairs):
+    for problem, text in pairs:
+      self.asked.append(text)
+      if text in self.down:
+        yield base.verdict('error', failure='infra: the server is down')
+      else:
+        yield base.score(self.grader, problem, text)
+
+
+def test_what_the_grader_failed_on_is_graded_again(directory, grader, caplog):
+  write(directory)
+  run(directory, Down(grader, {' 1.0', '0', '2'}))
+  failed = [s.verdict.counted_as for s in score.read_scored(directory, 2)]
+  assert failed.count('grader_error') == 4
+  before = {p.name: p.read_bytes() for p in directory.iterdir()}
+  # Still down: the files stay, and the log says so.
+  still = Down(grader, {' 1.0', '0', '2'})
+  with caplog.at_level(logging.INFO):
+    assert run(directory, still) == 0
+  assert {p.name: p.read_bytes() for p in directory.iterdir()} == before
+  assert 'graded again: 0 given; the others fail still (infra' in caplog.text
+  # Up again, but for one: nothing else is asked.
+  up = Down(grader, {' 1.0'})
+  assert run(directory, up) == 3
+  assert up.asked == ['0', '0', ' 1.0', '2']
+  up.down, up.asked = set(), []
+  assert run(directory, up) == 1
+  assert up.asked == [' 1.0']
+  check(directory)
+  assert run(directory, up) == 0
+  assert up.asked == [' 1.0']
+
+
+def test_a_remote_engine_that_was_down(directory, tmp_path):
+  """What a first run could not grade, a second one does."""
+  tests = [{'stdin': '3', 'stdout': '6'}]
+  meta = {'kind': 'stdio', 'tests': tests}
+  problem = Problem(id='twice', question='', answer='', meta=meta)
+  programs = ('print(2 * int(input()))', 'print(input())', '1 / 0')
+  path = generate.shard_path(directory, 'samples', 0)
+  samples = [sample('twice', i, text) for i, text in enumerate(programs)]
+  shards.write_shard(path, map(to_json, samples))
+
+  def run(port):
+    url = f'http://127.0.0.1:{port}'
+    engine = remote.SandboxFusion(url, attempts=2, backoff_s=0.01)
+    grader = code.CodeGrader(engine=engine, extract=lambda text: text)
+    score.score(directory, [problem], 1, grader, 'test')
+    grader.close()
+    return [s.verdict.counted_as for s in score.read_scored(directory, 1)]
+
+  with fusion_server.serving(tmp_path) as server:
+    port = server.server_port
+  assert run(port) == ['grader_error'] * 3
+  with fusion_server.serving(tmp_path, port) as server:
+    assert run(port) == ['correct', 'wrong', 'error']
+    asked = len(server.requests)
+    assert run(port) == ['correct', 'wrong', 'error']
+    assert len(server.requests) == asked == 3
 
 
 def test_in_the_background(directory, grader):

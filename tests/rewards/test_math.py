@@ -227,7 +227,7 @@ def test_a_worker_that_dies_is_an_error_not_wrong(stub, tmp_path):
     assert (verdict.reason, verdict.reward) == ('error', 0.0)
     assert verdict.failure == 'the worker died twice'
     assert not grader.equivalent('x', 'y+1')
-  assert memo.read_text() == ''  # it may go better next time
+  assert not memo.exists()  # it may go better next time
 
 
 def test_out_of_memory_is_oom(stub):

@@ -161,7 +161,32 @@ FALSE_POSITIVES = {
     ('125', '0{,}125'),
     ('(1,0)', '(1,000)'),
     ('12:5', '12:05'),
-    ('7', '007'),
+    ('(7,1)', '(07,1)'),
+    ('1:07', '1:7'),
+  ],
+  'two readings': [
+    (r'\frac{2}{3}x', '2/3x'),
+    (r'\frac{2}{3x}', '2/3x'),
+    ('2x/3', '2/3x'),
+    (r'\frac{2}{3}\pi', r'2\div3\pi'),
+    (r'\frac{2}{3\pi}', r'2\div3\pi'),
+    (r'\frac{\sqrt3}{2}', r'1/2\sqrt3'),
+    (r'\frac{1}{2\sqrt3}', r'1/2\sqrt3'),
+    ('9', '6/2(1+2)'),
+    ('1', '6/2(1+2)'),
+    (r'y=\frac{1}{2}x+3', 'y=1/2x+3'),
+    (r'y=\frac{1}{2x}+3', 'y=1/2x+3'),
+    (r'\left(\frac{x}{2}y,1\right)', '(x/2y,1)'),
+    (r'\frac{\ln2}{2}', r'\ln2/2'),
+    ('0', r'\ln2/2'),
+  ],
+  'thousands among others': [
+    ('(1,2)', '(1,000, 2)'),
+    ('(1,0,2)', '(1,000, 2)'),
+    ('(1000,2)', '(1,000,2)'),
+    ('(1234,5)', '(1,234, 5)'),
+    ('(5123000,1)', '(5,123,000,1)'),
+    ('1000,2', '(1,000, 2)'),
   ],
   'exponents': [('64', '2^3^2'), ('x^4', 'x^2^2'), ('20', '2^10')],
   'plus or minus': [
@@ -170,6 +195,12 @@ FALSE_POSITIVES = {
     (r'1+\sqrt2', r'1\pm\sqrt2'),
     ('1,2', r'\pm1,\pm2'),
     ('(1,2)', r'(\pm1,2)'),
+    ('(1,2),(-1,2),(3,2)', r'(\pm1,2)'),
+    ('(1,2),(1,-2)', r'(\pm1,2)'),
+    (r'\{1,-1,2\}', r'(\pm1,2)'),
+    (r'(\pm1,\pm2)', r'(\pm1,\mp2)'),
+    ('(1,2),(-1,-2)', r'(\pm1,\pm2)'),
+    ('(1,2),(-1,-2),(1,-2),(-1,2)', r'(\pm1,\pm2)'),
   ],
   'intervals and relations': [
     ('(0,1)', '[0,1]'),
@@ -180,6 +211,26 @@ FALSE_POSITIVES = {
     ('x=2y', 'y=2x'),
     ('(x,y)=(1,2)', '(y,x)=(1,2)'),
     ('1', r'x=1\text{ or }x=2'),
+    (r'(-\infty,3)', '|x|<3'),
+    (r'(-\infty,3)', r'\lfloor x\rfloor<3'),
+  ],
+  'joined inequalities': [
+    (r'(-\infty,-1)\cup(1,\infty)', 'x<-1 and x>1'),
+    (r'(-\infty,-1)\cup(1,\infty)', r'x<-1 or x\ge1'),
+    (r'(-\infty,-1)\cup(1,\infty)', 'x<-1 or y>1'),
+    (r'(-\infty,-1)\cup(1,\infty)', 'x<-1'),
+    ('x<-1 or x>1', 'y<-1 or y>1'),
+    ('x>1 or x<3', 'x>1 and x<3'),
+    ('x>1 or x<3', 'x>1, x<3'),
+    ('x>1 or y<3', 'x>1, y<3'),
+    ('(1,3)', 'x>1 or x<3'),
+    ('(1,3)', 'x<1 and x>3'),
+    (r'x\ne3', 'x<3 and x>3'),
+    (r'x\ne3', r'x\ne-3'),
+    (r'(0,1)\cup(2,3)', r'x\in(0,1)\text{ and }x\in(2,3)'),
+    ('(0,1),(2,3)', '0<x<1 or 2<x<3'),
+    ('p,q', r'p\lor q'),
+    ('p,q=r', r'p\land q=r'),
   ],
   'repeating decimals': [
     (r'0.\overline{3}', '0.3'),
@@ -199,6 +250,13 @@ EQUAL = {
     (r'\$1,234.50', '1234.5'),
     ('1 000 000', '1000000'),
     ('10{,}125', '10125'),
+    ('(1,000, 2)', '(1000,2)'),
+    (r'(1,000,\ 2,050)', '(1000,2050)'),
+    ('1,234,000 and 2,000', '1234000,2000'),
+    ('(5,123,000, 1)', '(5123000,1)'),
+    ('5, 1,000', '5,1000'),
+    (r'1,000\pi', r'1000\pi'),
+    (r'\frac{1,000}{3}', r'\frac{1000}{3}'),
   ],
   'units': [
     (r'5\text{ cm}', '5'),
@@ -234,6 +292,41 @@ EQUAL = {
     (r'\pm3', '3,-3'),
     (r'\mp\sqrt3', r'\pm\sqrt{3}'),
     (r'x=\pm3', 'x=3,x=-3'),
+    (r'(\pm1,2)', '(1,2),(-1,2)'),
+    (r'(1,\mp\sqrt8)', r'(1,2\sqrt2),(1,-2\sqrt2)'),
+    (r'(x,y)=(\pm1,2)', '(-1,2),(1,2)'),
+    (r'(\pm1,2),(0,3)', '(0,3),(-1,2),(1,2)'),
+    (r'(1\pm x,2)', '(1+x,2),(1-x,2)'),
+    (r'(\pm1,\pm2)', r'(\pm 1.0,\pm 2)'),
+  ],
+  'joined inequalities': [
+    ('x<-1 or x>1', r'(-\infty,-1)\cup(1,\infty)'),
+    ('x<-1, x>1', r'(-\infty,-1)\cup(1,\infty)'),
+    (r'x<-1\lor x>1', r'1<x\text{ or }x<-1'),
+    (r'x\le-\sqrt8 or x\ge\sqrt8', r'(-\infty,-2\sqrt2]\cup[2\sqrt2,\infty)'),
+    ('x<1, 2<x<3, or x>5', r'(-\infty,1)\cup(2,3)\cup(5,\infty)'),
+    ('x=5 or x>7', r'\{5\}\cup(7,\infty)'),
+    (r'x\in(0,1)\text{ or }x\in[2,3)', r'(0,1)\cup[2,3)'),
+    ('x>1 and x<3', '1<x<3'),
+    ('x>1, x<3', '(1,3)'),
+    (r'x\ne3', r'(-\infty,3)\cup(3,\infty)'),
+    (r'x\ne3', 'x<3 or x>3'),
+    ('x>1, y<3', 'y<3 and x>1'),
+    (r'x=1\lor x=2', '1,2'),
+  ],
+  'one reading': [
+    ('2/(3x)', r'\frac{2}{3x}'),
+    ('(2/3)x', r'\frac{2}{3}x'),
+    (r'2/3\cdot x', r'\frac{2}{3}x'),
+    (r'\pi/3', r'\frac{\pi}{3}'),
+    (r'\sqrt2/2', r'\frac{1}{\sqrt2}'),
+    (r'1/\sqrt2', r'\frac{\sqrt2}{2}'),
+    ('x^2/4+y^2/9=1', r'\frac{x^2}{4}+\frac{y^2}{9}=1'),
+    (r'\cos\pi/3', r'\frac12'),
+    (r'\ln(2)/2', r'\frac{\ln2}{2}'),
+    ('n(n+1)/2', r'\frac{n^2+n}{2}'),
+    ('5/3!', r'\frac56'),
+    ('2/3x', '2/3 x'),
   ],
   'equations': [
     ('x=y', 'y=x'),
@@ -261,6 +354,16 @@ def test_no_false_negative(grader, kind):
     if v.reason != 'correct'
   ]
   assert not wrong
+
+
+def test_padded_predictions(grader):
+  """`005` is 5 where the gold is the number 5, and not the other way."""
+  verdicts = [
+    base.score(grader, problem(gold), pred).reason
+    for gold, pred in [('5', '005'), ('0', '000'), ('-5', '-05'),
+                       ('005', '5'), ('5', '050'), ('005', '005')]
+  ]  # fmt: skip
+  assert verdicts == ['correct'] * 3 + ['wrong'] * 2 + ['correct']
 
 
 @pytest.mark.parametrize('kind', FALSE_POSITIVES)

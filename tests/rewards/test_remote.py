@@ -1,18 +1,9 @@
-"""Against a server on this machine that speaks SandboxFusion's API.
+"""Against a server on this machine that speaks SandboxFusion's API."""
 
-It runs the tests' own harmless programs in plain subprocesses, and fails on
-demand as the real one does.
-"""
-
-import base64
-import http.server
+import dataclasses
 import json
-import pathlib
-import subprocess
-import sys
-import threading
-import time
 
+import fusion_server
 import pytest
 
 from restem_jax.records import Problem
@@ -21,70 +12,10 @@ from restem_jax.rewards.remote import SandboxFusion
 from restem_jax.rewards.sandbox.suite import Limits, Suite
 
 
-class Handler(http.server.BaseHTTPRequestHandler):
-  def do_POST(self):
-    assert self.path == '/run_code'
-    length = int(self.headers['Content-Length'])
-    request = json.loads(self.rfile.read(length))
-    self.server.requests.append(request)
-    failure = self.server.failures.pop(0) if self.server.failures else None
-    if isinstance(failure, int):
-      self.send_error(failure)
-      return
-    body = failure or json.dumps(self.run(request)).encode()
-    self.send_response(200)
-    self.end_headers()
-    self.wfile.write(body)
-
-  def run(self, request):
-    folder = pathlib.Path(self.server.folder)
-    assert request['language'] == 'python'
-    for name, content in request['files'].items():
-      (folder / name).write_bytes(base64.b64decode(content))
-    start = time.monotonic()
-    try:
-      done = subprocess.run(
-        [sys.executable, '-c', request['code']],
-        input=request.get('stdin', ''),
-        capture_output=True,
-        text=True,
-        timeout=request['run_timeout'],
-        cwd=folder,
-      )
-      result = {
-        'status': 'Finished',
-        'return_code': done.returncode,
-        'stdout': done.stdout,
-        'stderr': done.stderr,
-      }
-    except subprocess.TimeoutExpired:
-      result = {'status': 'TimeLimitExceeded', 'return_code': None}
-    ok = result.get('return_code') == 0
-    return {
-      'status': 'Success' if ok else 'Failed',
-      'message': '',
-      'run_result': result | {'execution_time': time.monotonic() - start},
-      'files': {
-        name: base64.b64encode((folder / name).read_bytes()).decode()
-        for name in request['fetch_files']
-        if (folder / name).exists()
-      },
-    }
-
-  def log_message(self, *args):
-    pass
-
-
 @pytest.fixture
 def server(tmp_path):
-  server = http.server.HTTPServer(('127.0.0.1', 0), Handler)
-  server.requests, server.failures, server.folder = [], [], tmp_path
-  thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-  thread.start()
-  yield server
-  server.shutdown()
-  thread.join()
-  server.server_close()
+  with fusion_server.serving(tmp_path) as server:
+    yield server
 
 
 @pytest.fixture
@@ -187,6 +118,13 @@ def test_with_the_grader(engine, server):
   (verdict,) = grader.grade([(problem, '```python\nprint(2)\n```')])
   assert verdict.reason == 'error' and verdict.failure.startswith('infra: ')
   assert grader.counts()['infra'] == 1
+  # Of a reference that could not be run nothing is known: no problem is
+  # dropped for it.
+  server.failures = [500] * 6  # of the reference and of an empty program
+  other = dataclasses.replace(problem, id='other')
+  with pytest.raises(ValueError, match=r'other.*HTTP 500.*run again'):
+    grader.check_gold([other])
+  assert grader.check_gold([other]) == []
   grader.close()
 
 
