@@ -190,15 +190,12 @@ def matmuls(bench: Bench):
   weights = [(c.embed_dim, heads, 1), (c.embed_dim, kv, 2)]
   weights += [(heads, c.embed_dim, 1), (c.embed_dim, c.mlp_dim, 2)]
   weights += [(c.mlp_dim, c.embed_dim, 1)]
-  forward = lambda x, w: x @ w
-  to_input = lambda g, w: g @ w.T
-  to_weight = lambda x, g: x.T @ g
+  product = lambda x, y: x @ y
   for i, o, count in weights:
-    x, w, g = ((shape, dtype) for shape in ((rows, i), (i, o), (rows, o)))
     size = 2.0 * rows * i * o
-    yield n * count, size, forward, (x, w)
-    yield n * count, size, to_input, (g, w)
-    yield n * count, size, to_weight, (x, g)
+    # Forward, to the input, to the weight: operands as a CPU likes them.
+    for m, k, last in ((rows, i, o), (rows, o, i), (i, rows, o)):
+      yield n * count, size, product, (((m, k), dtype), ((k, last), dtype))
   # Attention is f32 on CPUs. The product of all pairs is timed, half of it
   # counts.
   wide = f32 if jax.default_backend() == 'cpu' else dtype
@@ -210,20 +207,15 @@ def matmuls(bench: Bench):
   for formula, operands in (
     ('bkmh,bksh->bkms', (q, k)),  # logits; gradient of the weights
     ('bkms,bksh->bkmh', (pairs, k)),  # values; gradient of queries
-    ('bkms,bkmh->bksh', (pairs, q)),  # gradients of keys and values
+    ('bkmh,bkms->bkhs', (q, pairs)),  # gradients of keys and values
   ):
     yield 2 * n / 2, size, functools.partial(jnp.einsum, formula), operands
   targets = int((bench.batch(True)[0]['weights'] > 0).sum())
-  x, table = ((CHUNK, c.embed_dim), dtype), ((c.vocab_size, c.embed_dim), dtype)
-  g = ((CHUNK, c.vocab_size), dtype)
-  size, chunks = 2.0 * CHUNK * c.embed_dim * c.vocab_size, targets / CHUNK
-  product = functools.partial(jnp.einsum, preferred_element_type=f32)
-  for formula, operands in (
-    ('td,vd->tv', (x, table)),
-    ('tv,vd->td', (g, table)),
-    ('tv,td->vd', (g, x)),
-  ):
-    yield chunks, size, functools.partial(product, formula), operands
+  t, d, v = CHUNK, c.embed_dim, c.vocab_size
+  size, chunks = 2.0 * t * d * v, targets / t
+  to_f32 = functools.partial(jnp.matmul, preferred_element_type=f32)
+  for m, k, last in ((t, d, v), (t, v, d), (v, t, d)):
+    yield chunks, size, to_f32, (((m, k), dtype), ((k, last), dtype))
 
 
 def over_torch(bench: Bench, python: str) -> float:

@@ -51,7 +51,7 @@ def backward(batch: dict[str, torch.Tensor]) -> float:
   """Adds to the gradients; returns the loss."""
   loss = model(**batch, num_items_in_batch=num_targets).loss
   loss.backward()
-  return float(loss)
+  return float(loss.detach())
 
 
 def seconds_of(dtype: torch.dtype) -> float:

@@ -162,9 +162,9 @@ class Attention(nnx.Module):
       `[B, T, D]`, and what `store` kept.
     """
     c = self.config
-    q = jnp.einsum('btd,dnh->btnh', x, self.q[...])
-    k = jnp.einsum('btd,dnh->btnh', x, self.k[...])
-    v = jnp.einsum('btd,dnh->btnh', x, self.v[...])
+    q = layers.linear(x, self.q[...])  # [B, T, H, hd]
+    k = layers.linear(x, self.k[...])
+    v = layers.linear(x, self.v[...])
     if c.qkv_bias:
       q = q + self.q_bias[...][None, None]
       k = k + self.k_bias[...][None, None]
@@ -181,4 +181,4 @@ class Attention(nnx.Module):
     own, kept = store(KV(k, v))
     out = attend(q, [*context, *own], scale, c.attention_softcap)
     out = out.transpose(0, 3, 1, 2, 4).reshape(b, t, c.num_heads, c.head_dim)
-    return jnp.einsum('btnh,nhd->btd', out, self.o[...]), kept
+    return layers.linear(out, self.o[...], 2), kept

@@ -5,6 +5,7 @@ f32 whatever the compute dtype. What is *not* here: attention, caches, the
 stack of layers.
 """
 
+import functools
 import math
 
 from flax import nnx
@@ -108,29 +109,61 @@ def rotate(x: Array, sin: Array, cos: Array) -> Array:
   ).astype(x.dtype)
 
 
-@jax.custom_vjp
-def dense(x: Float[Array, 'B T D'], w: Float[Array, 'D F']) -> Array:
-  """x @ w, with a gradient of `w` for which CPUs have a fast product.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def linear(x: Array, w: Array, num_in: int = 1) -> Array:
+  """The last `num_in` dimensions of x, times a weight's first.
 
-  JAX's own is a transposed product. XLA moves the transpose into it, and has
-  nothing but a slow loop for what comes out: in bf16 it took longer than the
-  rest of the step.
+  Only the backward pass is its own: of JAX's, XLA makes products on CPUs for
+  which it has nothing but slow loops (docs/performance.md).
+
+  Args:
+    x: activations `[B, T, *in]`.
+    w: `[*in, *out]`.
+    num_in: how many dimensions `in` are.
+
+  Returns:
+    `[B, T, *out]`.
   """
-  return x @ w
+  return jnp.tensordot(x, w, num_in)
 
 
-def _dense_backward(kept, grad):
+def _linear_backward(num_in, kept, grad):
   x, w = kept
-  # The first operand is what a CPU transposes: the narrower one.
-  if w.shape[0] <= w.shape[1]:
-    dw = jnp.einsum('btd,btf->df', x, grad)
-  else:
-    dw = jnp.einsum('btf,btd->fd', grad, x)
-    dw = jax.lax.optimization_barrier(dw).T  # or XLA moves it
-  return grad @ w.T, dw
+
+  def plain(x, w, grad):
+    over = tuple(range(2, grad.ndim)), tuple(range(num_in, w.ndim))
+    dx = jnp.tensordot(grad, w, over)
+    return dx, jnp.tensordot(x, grad, ((0, 1), (0, 1)))
+
+  def rows_and_columns(x, w, grad):
+    shapes = x.shape, w.shape
+    w = w.reshape(math.prod(w.shape[:num_in]), -1)
+    x, grad = x.reshape(-1, w.shape[0]), grad.reshape(-1, w.shape[1])
+    if w.dtype != jnp.float32:
+      dx, dw = grad @ _transposed(w), _transposed(x) @ grad
+    elif w.shape[0] <= w.shape[1]:
+      dx, dw = grad @ w.T, x.T @ grad
+    else:  # the narrower one is the one to be transposed
+      dx, dw = grad @ w.T, jax.lax.optimization_barrier(grad.T @ x).T
+    return dx.reshape(shapes[0]), dw.reshape(shapes[1])
+
+  return jax.lax.platform_dependent(
+    x, w, grad, cpu=rows_and_columns, default=plain
+  )
 
 
-dense.defvjp(lambda x, w: (x @ w, (x, w)), _dense_backward)
+def _transposed(x: Array) -> Array:
+  """A transpose that exists in memory, and not only as a layout.
+
+  XLA's CPU products of bf16 convert operands in another layout to f32.
+  """
+  flat = jax.lax.optimization_barrier(x.T.reshape(-1))
+  return flat.reshape(x.shape[::-1])
+
+
+linear.defvjp(
+  lambda x, w, num_in: (jnp.tensordot(x, w, num_in), (x, w)), _linear_backward
+)
 
 
 class Mlp(nnx.Module):
@@ -145,5 +178,5 @@ class Mlp(nnx.Module):
 
   def __call__(self, x: Float[Array, 'B T D']) -> Float[Array, 'B T D']:
     act = jax.nn.silu if self.config.activation == 'silu' else jax.nn.gelu
-    y = act(dense(x, self.gate[...])) * dense(x, self.up[...])
-    return dense(y, self.down[...])
+    y = act(linear(x, self.gate[...])) * linear(x, self.up[...])
+    return linear(y, self.down[...])

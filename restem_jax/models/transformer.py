@@ -218,7 +218,10 @@ def _fresh_mask(num_tokens, segment_ids, prefix_ids) -> Array:
 
 # What the backward pass of a layer may keep; 'none' keeps everything.
 _REMAT = {
-  'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  'dots': jax.checkpoint_policies.save_from_both_policies(
+    jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    jax.checkpoint_policies.save_only_these_names('attention'),
+  ),
   'full': jax.checkpoint_policies.nothing_saveable,
 }
 
