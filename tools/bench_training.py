@@ -2,17 +2,19 @@
 """How fast a train step is: one JSON line per figure.
 
   python tools/bench_training.py [--figures=train_tokens_per_s,...]
-    [--dtype=auto] [--rows=4] [--remat=dots] [--peer_python=python3]
+    [--dtype=auto] [--rows=2] [--shots=316] [--answer=50] [--remat=dots]
+    [--peer_python=python3]
 
 SmolLM2-135M's shape, random weights, the step that `Trainer` makes with AdamW
-and clipping as gin/runs/em.gin has them, on rows of 1024 tokens packed from
-examples as a selection has them, by seed: 128 tokens of shots that all share;
-64 problems with a question of 20 to 300 tokens (log-normal, median 70, sigma
-0.5) and 1 to 10 answers (uniform) of 16 to 512 tokens (log-normal, median 150,
-sigma 0.6), which the loss is of. One batch is timed: best of 3 steps,
-compiling excluded. Tokens are those of the examples, without padding, each
-prompt counted with each of its answers: what training without packing has to
-read.
+and clipping as gin/runs/em.gin has them, on rows of 1024 tokens (two, as in
+math.gin) packed from examples, by seed: 316 tokens of shots that all share and
+questions of 60 to 140 (log-normal, median 75, sigma 0.2), as a run of code.gin
+selected them; 1 to 10 answers each (uniform) of 8 to 300 tokens (log-normal,
+median 50, sigma 0.7: between what code.gin and 8-shot GSM8K selected), which
+the loss is of. --shots and --answer are for others: the longer the answers, the
+less there is to share. One batch is timed: best of 2 steps, compiling excluded.
+Tokens are those of the examples, without padding, each prompt counted with each
+of its answers: what training without shared prefixes has to read.
 
   train_tokens_per_s          of the batch's examples
   train_tokens_per_s_unshared with share_prefixes off
@@ -69,10 +71,10 @@ SMOLLM2 = ModelConfig(
   num_kv_heads=3,
   head_dim=64,
 )
-SHOTS, PROBLEMS, ROW, CHUNK = 128, 64, 1024, 256
+PROBLEMS, ROW, CHUNK = 64, 1024, 256
 
 
-def selection() -> list[Example]:
+def selection(num_shots: int, answer: int) -> list[Example]:
   """Examples as the docstring above has them."""
   rng = np.random.default_rng(0)
 
@@ -82,14 +84,14 @@ def selection() -> list[Example]:
   def length(median: int, sigma: float, low: int, high: int) -> int:
     return int(np.clip(rng.lognormal(np.log(median), sigma), low, high))
 
-  shots, examples = draw(SHOTS), []
+  shots, examples = draw(num_shots), []
   for problem in range(PROBLEMS):
-    prompt = shots + draw(length(70, 0.5, 20, 300))
+    prompt = shots + draw(length(75, 0.2, 60, 140))
     examples += [
       Example(
         id=f'p{problem}#{sample}',
         prompt_ids=prompt,
-        target_ids=draw(length(150, 0.6, 16, 512)),
+        target_ids=draw(length(answer, 0.7, 8, 300)),
         weight=1.0,
       )
       for sample in range(rng.integers(1, 11))
@@ -111,7 +113,7 @@ class Bench:
       ),
     )
     self.optimizer = self.trainer.make_optimizer(100)
-    self.examples = selection()
+    self.examples = selection(args.shots, args.answer)
 
   def batch(self, share: bool) -> tuple[dict[str, Any], list[Example]]:
     """The first batch of an epoch, and whose tokens it has."""
@@ -139,17 +141,17 @@ class Bench:
 
   @functools.cached_property
   def seconds(self) -> dict[bool, float]:
-    """Of a step, with shared prefixes and without: best of 3."""
+    """Of a step, with shared prefixes and without: best of 2."""
     state, seconds = self.state(), {}
     step = self.compiled(state, self.batch(True)[0])
     for share in (True, False):
       batch, times = self.batch(share)[0], []
-      for _ in range(4 if share else 3):  # the first one touches new memory
+      for _ in range(3 if share else 2):  # the first one touches new memory
         start = time.perf_counter()
         state, metrics = step(state, batch)
         assert np.isfinite(float(metrics['loss']))
         times.append(time.perf_counter() - start)
-      seconds[share] = min(times[-3:])
+      seconds[share] = min(times[-2:])
     return seconds
 
   @functools.cached_property
@@ -287,6 +289,7 @@ def in_process(args: argparse.Namespace) -> float:
   """The memory figure, in a process of its own."""
   command = [sys.executable, __file__, '--child', f'--dtype={args.dtype}']
   command += [f'--rows={args.rows}', f'--remat={args.remat}']
+  command += [f'--shots={args.shots}', f'--answer={args.answer}']
   out = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
   return float(out.stdout)
 
@@ -307,7 +310,9 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--figures', default=','.join(UNITS))
   parser.add_argument('--dtype', default='auto')
-  parser.add_argument('--rows', type=int, default=4)
+  parser.add_argument('--rows', type=int, default=2)
+  parser.add_argument('--shots', type=int, default=316)
+  parser.add_argument('--answer', type=int, default=50)
   parser.add_argument('--remat', default='dots')
   parser.add_argument('--peer_python', default=sys.executable)
   parser.add_argument('--child', action='store_true', help=argparse.SUPPRESS)
@@ -328,7 +333,8 @@ def main() -> None:
       'value': None if value is None else round(value, 3),
       'unit': UNITS[figure],
       'workload': f'SmolLM2-135M shape, random weights, {args.rows} rows of '
-      f'{ROW}, remat {args.remat}, {policy_lib.compute_dtype(args.dtype)}',
+      f'{ROW}, {args.shots} of shots, answers of {args.answer}, remat {args.remat}, '
+      f'{policy_lib.compute_dtype(args.dtype)}',
       'machine': f'{platform.machine()}, {os.cpu_count()} cores, '
       f'{jax.default_backend()}, jax {jax.__version__}',
     }
