@@ -117,12 +117,12 @@ def linear(x: Array, w: Array, num_in: int = 1) -> Array:
   which it has nothing but slow loops (docs/performance.md).
 
   Args:
-    x: activations `[B, T, *in]`.
+    x: activations `[*rows, *in]`.
     w: `[*in, *out]`.
     num_in: how many dimensions `in` are.
 
   Returns:
-    `[B, T, *out]`.
+    `[*rows, *out]`.
   """
   return jnp.tensordot(x, w, num_in)
 
@@ -131,9 +131,10 @@ def _linear_backward(num_in, kept, grad):
   x, w = kept
 
   def plain(x, w, grad):
-    over = tuple(range(2, grad.ndim)), tuple(range(num_in, w.ndim))
-    dx = jnp.tensordot(grad, w, over)
-    return dx, jnp.tensordot(x, grad, ((0, 1), (0, 1)))
+    lead = x.ndim - num_in
+    rows, out = range(lead), range(lead, grad.ndim)
+    dx = jnp.tensordot(grad, w, (tuple(out), tuple(range(num_in, w.ndim))))
+    return dx, jnp.tensordot(x, grad, (tuple(rows), tuple(rows)))
 
   def rows_and_columns(x, w, grad):
     shapes = x.shape, w.shape
