@@ -9,28 +9,24 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from flax import nnx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from restem_jax.models import layers
+from restem_jax.models import blockwise, layers
 from restem_jax.models.cache import KV
 from restem_jax.models.config import ModelConfig
-
-_MASKED = -1e30
-# Above `_MASKED`, below any logit: a row that sees nothing gives zeros.
-_LOWEST = -1e29
 
 
 class Part(NamedTuple):
   """One stretch of keys that the queries may see.
 
   A part with one row is shared by all rows of queries and attended as one
-  matrix per kv head.
+  matrix per kv head. The only part of a whole sequence is attended in blocks
+  if its mask says that it is causal.
   """
 
   kv: KV
-  mask: Bool[Array, 'B T S']  # leading axes may be 1
+  mask: Bool[Array, 'B T S'] | blockwise.Causal  # leading axes may be 1
 
 
 # Fresh keys and values of a layer -> the parts they are seen in, and what the
@@ -50,14 +46,17 @@ def attend(
   the result equals attention over the concatenated keys. Logits and softmax
   are f32, the two matmuls run in the dtype of their operands.
   """
+  if isinstance(parts[0].mask, blockwise.Causal):
+    (part,) = parts
+    return part.mask.attend(q, part.kv, scale, softcap)
   logits = []
   for kv, mask in parts:
     x = _logits(q, kv)
     if kv.k_scale is not None:
       x = x * _per_key(kv.k_scale)
     x = layers.soft_cap(x * scale, softcap)
-    logits.append(jnp.where(_by_row(mask, kv), x, _MASKED))
-  top = jnp.float32(_LOWEST)
+    logits.append(jnp.where(_by_row(mask, kv), x, layers.MASKED))
+  top = jnp.float32(layers.LOWEST)
   for x, part in zip(logits, parts, strict=True):
     top = jnp.maximum(top, _rows_first(x.max(-1), part.kv))
   total, out = jnp.float32(0), jnp.float32(0)
@@ -96,31 +95,19 @@ def _per_key(scale: Float[Array, 'B K S']) -> Array:
 def _logits(q: Array, kv: KV) -> Array:
   k = kv.k.astype(q.dtype)
   if not _is_shared(kv):
-    return _product('bkgth,bksh->bkgts', q, k)
+    return layers.product('bkgth,bksh->bkgts', q, k)
   q = jnp.swapaxes(q, 0, 1)
   rows = q.reshape(q.shape[0], -1, q.shape[-1])
-  return _product('kmh,ksh->kms', rows, k[0]).reshape(*q.shape[:-1], -1)
+  return layers.product('kmh,ksh->kms', rows, k[0]).reshape(*q.shape[:-1], -1)
 
 
 def _values(weights: Array, kv: KV) -> Array:
   v = kv.v.astype(weights.dtype)
   if not _is_shared(kv):
-    return _product('bkgts,bksh->bkgth', weights, v)
+    return layers.product('bkgts,bksh->bkgth', weights, v)
   rows = weights.reshape(weights.shape[0], -1, weights.shape[-1])
-  out = _product('kms,ksh->kmh', rows, v[0])
+  out = layers.product('kms,ksh->kmh', rows, v[0])
   return out.reshape(*weights.shape[:-1], -1)
-
-
-def _product(formula: str, x: Array, y: Array) -> Array:
-  """einsum to f32. On CPUs in f32: XLA has no batched bf16 product there."""
-
-  def product(x, y):
-    return jnp.einsum(formula, x, y, preferred_element_type=jnp.float32)
-
-  if x.dtype == jnp.float32:
-    return product(x, y)
-  wide = lambda x, y: product(x.astype(jnp.float32), y.astype(jnp.float32))
-  return jax.lax.platform_dependent(x, y, cpu=wide, default=product)
 
 
 class Attention(nnx.Module):

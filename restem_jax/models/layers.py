@@ -5,6 +5,7 @@ f32 whatever the compute dtype. What is *not* here: attention, caches, the
 stack of layers.
 """
 
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -14,6 +15,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from restem_jax.models.config import ModelConfig, RopeScaling
+
+MASKED = -1e30  # a logit that counts for nothing
+# Above `MASKED`, below any logit: a row that sees nothing gives zeros.
+LOWEST = -1e29
 
 
 def param(
@@ -62,9 +67,9 @@ def project(x: Array, weight: nnx.Param, num_in: int = 1) -> Array:
   """
   w: Any = weight.get_value()
   if not isinstance(w, LowRank):
-    return jnp.tensordot(x, w, num_in)
-  update = jnp.tensordot(jnp.tensordot(x, w.a, num_in), w.b, 1)
-  return jnp.tensordot(x, w.w, num_in) + update
+    return linear(x, w, num_in)
+  update = linear(linear(x, w.a, num_in), w.b)
+  return linear(x, w.w, num_in) + update
 
 
 def rms_norm(
@@ -75,6 +80,18 @@ def rms_norm(
   inverse = jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + eps)
   scale = scale.reshape((1,) * (x.ndim - 1) + scale.shape)
   return (x32 * inverse * scale.astype(jnp.float32)).astype(x.dtype)
+
+
+def product(formula: str, x: Array, y: Array) -> Array:
+  """einsum to f32. On CPUs in f32: XLA has no batched bf16 product there."""
+
+  def einsum(x, y):
+    return jnp.einsum(formula, x, y, preferred_element_type=jnp.float32)
+
+  if x.dtype == jnp.float32:
+    return einsum(x, y)
+  wide = lambda x, y: einsum(x.astype(jnp.float32), y.astype(jnp.float32))
+  return jax.lax.platform_dependent(x, y, cpu=wide, default=einsum)
 
 
 def soft_cap(x: Array, cap: float | None) -> Array:
@@ -124,6 +141,64 @@ def rotate(x: Array, sin: Array, cos: Array) -> Array:
   return jnp.concatenate(
     [a * cos - b * sin, b * cos + a * sin], axis=-1
   ).astype(x.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def linear(x: Array, w: Array, num_in: int = 1) -> Array:
+  """The last `num_in` dimensions of x, times a weight's first.
+
+  Only the backward pass is its own: of JAX's, XLA makes products on CPUs for
+  which it has nothing but slow loops (docs/performance.md).
+
+  Args:
+    x: activations `[*rows, *in]`.
+    w: `[*in, *out]`.
+    num_in: how many dimensions `in` are.
+
+  Returns:
+    `[*rows, *out]`.
+  """
+  return jnp.tensordot(x, w, num_in)
+
+
+def _linear_backward(num_in, kept, grad):
+  x, w = kept
+
+  def plain(x, w, grad):
+    lead = x.ndim - num_in
+    rows, out = range(lead), range(lead, grad.ndim)
+    dx = jnp.tensordot(grad, w, (tuple(out), tuple(range(num_in, w.ndim))))
+    return dx, jnp.tensordot(x, grad, (tuple(rows), tuple(rows)))
+
+  def rows_and_columns(x, w, grad):
+    shapes = x.shape, w.shape
+    w = w.reshape(math.prod(w.shape[:num_in]), -1)
+    x, grad = x.reshape(-1, w.shape[0]), grad.reshape(-1, w.shape[1])
+    if w.dtype != jnp.float32:
+      dx, dw = grad @ _transposed(w), _transposed(x) @ grad
+    elif w.shape[0] <= w.shape[1]:
+      dx, dw = grad @ w.T, x.T @ grad
+    else:  # the narrower one is the one to be transposed
+      dx, dw = grad @ w.T, jax.lax.optimization_barrier(grad.T @ x).T
+    return dx.reshape(shapes[0]), dw.reshape(shapes[1])
+
+  return jax.lax.platform_dependent(
+    x, w, grad, cpu=rows_and_columns, default=plain
+  )
+
+
+def _transposed(x: Array) -> Array:
+  """A transpose that exists in memory, and not only as a layout.
+
+  XLA's CPU products of bf16 convert operands in another layout to f32.
+  """
+  flat = jax.lax.optimization_barrier(x.T.reshape(-1))
+  return flat.reshape(x.shape[::-1])
+
+
+linear.defvjp(
+  lambda x, w, num_in: (jnp.tensordot(x, w, num_in), (x, w)), _linear_backward
+)
 
 
 class Mlp(nnx.Module):

@@ -21,7 +21,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from restem_jax import partitioning
-from restem_jax.models import attention, cache as cache_lib, layers
+from restem_jax.models import (
+  attention,
+  blockwise,
+  cache as cache_lib,
+  layers,
+)
 from restem_jax.models.cache import Cache, Context
 from restem_jax.models.config import ModelConfig
 
@@ -119,7 +124,8 @@ class Transformer(nnx.Module):
           for a, b in zip(local_angles, angles, strict=True)
         )
       state = jax.tree.map(lambda p: p.astype(dtype), state)
-      store = lambda kv: ([attention.Part(kv, mask)], None)
+      seen_by = blockwise.Causal(mask)
+      store = lambda kv: ([attention.Part(kv, seen_by)], None)
       return nnx.merge(graphdef, state)(x, which, (), store)
 
     if remat in _REMAT:
@@ -212,7 +218,10 @@ def _fresh_mask(num_tokens, segment_ids, prefix_ids) -> Array:
 
 # What the backward pass of a layer may keep; 'none' keeps everything.
 _REMAT = {
-  'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  'dots': jax.checkpoint_policies.save_from_both_policies(
+    jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    jax.checkpoint_policies.save_only_these_names('attention'),
+  ),
   'full': jax.checkpoint_policies.nothing_saveable,
 }
 

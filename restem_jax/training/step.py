@@ -75,8 +75,15 @@ def state_shardings(
   abstract = jax.eval_shape(optimizer.init, trained)
 
   def like(leaf, param, sharding):
-    # Factored second moments (adafactor) have other shapes than the params.
-    return sharding if leaf.shape == param.shape else replicated
+    if leaf.shape == param.shape:
+      return sharding
+    # A factored second moment (adafactor) is a mean over one dimension. Of two
+    # of the same size either may be taken: their mesh axes divide both.
+    for dim in range(len(param.shape)):
+      if leaf.shape == param.shape[:dim] + param.shape[dim + 1 :]:
+        spec = (*sharding.spec[:dim], *sharding.spec[dim + 1 :])
+        return NamedSharding(mesh, PartitionSpec(*spec))
+    return replicated  # one number that stands for none
 
   opt_state = optax.tree_utils.tree_map_params(
     optimizer,

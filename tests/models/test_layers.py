@@ -4,6 +4,7 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from restem_jax.models import layers
 from restem_jax.models.config import ModelConfig, RopeScaling
@@ -20,6 +21,31 @@ def test_rms_norm_keeps_the_dtype_and_sums_in_f32():
   got = layers.rms_norm(x, jnp.ones(4096), 1e-6)
   assert got.dtype == jnp.bfloat16
   np.testing.assert_allclose(np.asarray(got, np.float32), 1.0, atol=4e-3)
+
+
+@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize(
+  ('num_in', 'shape'),
+  [(1, (6, 10)), (1, (10, 6)), (1, (6, 2, 3)), (2, (2, 3, 6)), (2, (4, 5, 6))],
+)
+def test_a_linear_layer_and_its_gradients(dtype, num_in, shape):
+  """As those of tensordot."""
+  rng = np.random.default_rng(0)
+  draw = lambda *shape: jnp.asarray(rng.normal(size=shape), dtype)
+  x, w = draw(2, 3, *shape[:num_in]), draw(*shape)
+  weight = draw(2, 3, *shape[num_in:])
+
+  def both(linear):
+    fn = lambda x, w: (linear(x, w, num_in) * weight).astype(jnp.float32).sum()
+    out = linear(x, w, num_in)
+    return out, *jax.jit(jax.grad(fn, argnums=(0, 1)))(x, w)
+
+  for a, b in zip(both(layers.linear), both(jnp.tensordot), strict=True):
+    assert (a.dtype, a.shape) == (b.dtype, b.shape)
+    tolerance = 1e-5 if dtype == jnp.float32 else 0.1
+    np.testing.assert_allclose(
+      a.astype(jnp.float32), b.astype(jnp.float32), atol=tolerance
+    )
 
 
 def test_soft_cap():
@@ -84,9 +110,9 @@ def test_mlp_by_hand():
   )
   mlp = layers.Mlp(config, rngs=nnx.Rngs(0))
   # One layer's slice of the stack, as the scan hands it over.
-  mlp.gate[...] = jnp.eye(2)
-  mlp.up[...] = 2 * jnp.eye(2)
-  mlp.down[...] = jnp.ones((2, 2))
+  mlp.gate.set_value(jnp.eye(2))
+  mlp.up.set_value(2 * jnp.eye(2))
+  mlp.down.set_value(jnp.ones((2, 2)))
   x = jnp.array([[[1.0, -1.0]]])
   want = jax.nn.silu(1.0) * 2 + jax.nn.silu(-1.0) * -2
   np.testing.assert_allclose(mlp(x), [[[want, want]]], rtol=1e-6)

@@ -243,19 +243,92 @@ def test_where_every_leaf_of_the_state_lies(built, batch, sizes):
     )
 
 
-def test_factored_moments_are_replicated(built):
-  """They have other shapes than the parameters, so no rule is theirs."""
-  mesh = partitioning.make_mesh(2, 2, 2)
-  adafactor = optax.adafactor(0.1, min_dim_size_to_factor=4)
-  want = step_lib.state_shardings(built[0], adafactor, mesh)
-  state = fresh(built, adafactor, mesh)
-  jax.tree.map(
-    lambda x, s: x.sharding.is_equivalent_to(s, x.ndim) or pytest.fail(s),
-    state,
-    want,
+# Two dimensions of at least 8 are factored: the larger one is averaged over in
+# rows, the other one in columns. Attention's [2, 16, 4, 4] has only one.
+ADAFACTOR = optax.adafactor(0.1, min_dim_size_to_factor=8)
+ROWS_OF = {
+  'embed/table': ('fsdp',),
+  'layers/mlp/down': (None, 'fsdp'),
+  'layers/mlp/gate': (None, 'fsdp'),
+  'layers/mlp/up': (None, 'fsdp'),
+}
+COLUMNS_OF = {
+  'embed/table': ('tensor',),
+  'layers/mlp/down': (None, 'tensor'),
+  'layers/mlp/gate': (None, 'tensor'),
+  'layers/mlp/up': (None, 'tensor'),
+}
+
+
+def factored(opt_state):
+  (found,) = (
+    leaf
+    for leaf in jax.tree.leaves(
+      opt_state, is_leaf=lambda x: hasattr(x, 'v_row')
+    )
+    if hasattr(leaf, 'v_row')
   )
-  specs = {tuple(s.spec) for s in jax.tree.leaves(want.opt_state)}
-  assert () in specs
+  return found
+
+
+@pytest.mark.parametrize('sizes', MESHES.values(), ids=MESHES)
+def test_factored_moments_lie_as_their_parameters(built, batch, sizes):
+  """Without the dimension that they are a mean over; and train alike."""
+  mesh = on_mesh(sizes)
+  born = fresh(built, ADAFACTOR, mesh)
+  moments = factored(born.opt_state)
+  for tree, split in (
+    (moments.v_row, ROWS_OF),
+    (moments.v_col, COLUMNS_OF),
+    (moments.v, {name: SPECS[name] for name in SPECS.keys() - ROWS_OF.keys()}),
+  ):
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+      name = '/'.join(key.key for key in path)
+      assert tuple(leaf.sharding.spec) == split.get(name, ()), name
+      assert (leaf.shape == (1,)) == (name not in split), name
+      parts = [
+        1 if a is None else mesh.shape[a] for a in split.get(name, (None,))
+      ]
+      held = {shard.data.shape for shard in leaf.addressable_shards}
+      assert held == {
+        tuple(n // k for n, k in zip(leaf.shape, parts, strict=True))
+      }
+  if NUM_ROWS % partitioning.batch_parts(mesh) == 0:
+    before = jax.tree.map(lambda x: x.sharding, born)
+    rows = partitioning.shardings(mesh, ('batch', 'length'))
+    step = make_step(built[0], ADAFACTOR, mesh=mesh)
+    after, _ = step(born, jax.device_put(batch, rows))
+    jax.tree.map(
+      lambda x, s: x.sharding.is_equivalent_to(s, x.ndim) or pytest.fail(s),
+      after,
+      before,
+    )
+    alone, _ = steps(built, batch, ADAFACTOR)
+    assert_close(after.params, alone.params, atol=1e-5)
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_the_first_moment_has_the_dtype_of_the_recipe(built, batch, dtype):
+  """And is sharded as its parameter; the second is f32: optax has no other."""
+  optimizer = optax.adamw(0.1, mu_dtype=dtype)
+  mesh = on_mesh((1, 2, 2))
+  rows = partitioning.shardings(mesh, ('batch', 'length'))
+  state, _ = steps(
+    built, jax.device_put(batch, rows), optimizer, num=2, mesh=mesh
+  )
+  moments = state.opt_state[0]
+  assert {x.dtype for x in jax.tree.leaves(moments.mu)} == {jnp.dtype(dtype)}
+  assert {x.dtype for x in jax.tree.leaves(moments.nu)} == {
+    jnp.dtype('float32')
+  }
+  assert any(x.any() for x in jax.tree.leaves(moments.mu))
+  jax.tree.map(
+    lambda m, p: (
+      m.sharding.is_equivalent_to(p.sharding, p.ndim) or pytest.fail(p.sharding)
+    ),
+    moments.mu,
+    state.params,
+  )
 
 
 def test_the_state_is_donated(built, batch):

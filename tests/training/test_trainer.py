@@ -16,7 +16,7 @@ import packed
 import pytest
 
 from restem_jax import checkpoints as checkpoints_lib, metrics, partitioning
-from restem_jax.training import optimizers
+from restem_jax.training import optimizers, step as step_lib
 from restem_jax.training.trainer import Preempted, Trainer
 
 TRAINER = Trainer(
@@ -299,6 +299,62 @@ def test_a_mesh_trains_alike_and_compiles_once(
       run.params(step),
       undisturbed.params(step),
     )
+
+
+OPTIMIZERS = {
+  'bf16_moment': functools.partial(optax.adamw, mu_dtype='bfloat16'),
+  'adafactor': functools.partial(optax.adafactor, min_dim_size_to_factor=8),
+  'adafactor_bf16_momentum': functools.partial(
+    optax.adafactor,
+    min_dim_size_to_factor=8,
+    momentum=0.9,
+    dtype_momentum='bfloat16',
+  ),
+}
+
+
+@pytest.mark.parametrize('name', OPTIMIZERS)
+def test_other_optimizer_states_train_and_resume_on_a_mesh(tmp_path, name):
+  """On 8 devices; a kill changes no bit, and dtypes survive the disk."""
+  trainer = dataclasses.replace(
+    TRAINER,
+    optimizer=OPTIMIZERS[name],
+    batch_size=4,
+    num_epochs=2,
+    num_microbatches=1,
+    save_every=1,
+  )
+  feed = trainer.feed(EXAMPLES, 1)
+  mesh = partitioning.make_mesh(2, 2, 2)
+  whole, killed = (Run(tmp_path / x, trainer) for x in ('whole', 'killed'))
+  history = whole.fit(feed=feed, mesh=mesh)
+  with pytest.raises(Killed):
+    killed.fit(at=kill_at(3), feed=feed, mesh=mesh)
+  assert killed.fit(feed=feed, mesh=mesh) == history
+  assert killed.rows() == whole.rows()
+  assert_equal(killed.params(), whole.params())
+  losses = [
+    row['loss'] for _, row in sorted(whole.rows().items()) if 'loss' in row
+  ]
+  assert losses[-1] < losses[0]
+  # What is on the disk has the dtypes and, read back, the places of the state.
+  model = networks.build()[0]
+  optimizer = trainer.make_optimizer(history[-1]['step'])
+  state = step_lib.init_state(model, optimizer, initial(mesh), mesh)
+  want = jax.tree.map(lambda x: (x.dtype, x.sharding), state.opt_state)
+  dtypes = {str(x.dtype) for x in jax.tree.leaves(state.opt_state)}
+  assert ('bfloat16' in dtypes) == ('bf16' in name)
+  saved = checkpoints_lib.Checkpoints(whole.folder / 'checkpoints')
+  _, opt_state, _ = saved.restore(
+    history[-1]['step'], state.params, state.opt_state
+  )
+  saved.close()
+  jax.tree.map(
+    lambda x, want: (x.dtype, x.sharding) == want or pytest.fail(str(want)),
+    opt_state,
+    want,
+  )
+  assert any(x.any() for x in jax.tree.leaves(opt_state))
 
 
 def test_a_mesh_that_does_not_divide_the_batch(tmp_path):
