@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from restem_jax.models import layers
+from restem_jax.models import kernels, layers, remat
 from restem_jax.models.cache import KV
 from restem_jax.models.config import ModelConfig
 
@@ -26,11 +26,12 @@ class Part(NamedTuple):
   """One stretch of keys that the queries may see.
 
   A part with one row is shared by all rows of queries and attended as one
-  matrix per kv head.
+  matrix per kv head. The one part of a whole sequence may have its mask as a
+  kernel wants it (`kernels.prepare`).
   """
 
   kv: KV
-  mask: Bool[Array, 'B T S']  # leading axes may be 1
+  mask: Bool[Array, 'B T S'] | kernels.Kernel  # leading axes may be 1
 
 
 # Fresh keys and values of a layer -> the parts they are seen in, and what the
@@ -50,6 +51,9 @@ def attend(
   the result equals attention over the concatenated keys. Logits and softmax
   are f32, the two matmuls run in the dtype of their operands.
   """
+  if isinstance(parts[0].mask, kernels.Kernel):
+    (part,) = parts
+    return part.mask.attend(q, part.kv, scale, softcap)
   logits = []
   for kv, mask in parts:
     x = _logits(q, kv)
@@ -67,7 +71,8 @@ def attend(
     if part.kv.v_scale is not None:
       weights = weights * _per_key(part.kv.v_scale)
     out += _rows_first(_values(weights.astype(q.dtype), part.kv), part.kv)
-  return (out / jnp.maximum(total, 1e-30)[..., None]).astype(q.dtype)
+  out = (out / jnp.maximum(total, 1e-30)[..., None]).astype(q.dtype)
+  return remat.named(out, remat.ATTENTION)
 
 
 def _is_shared(kv: KV) -> bool:
@@ -190,6 +195,7 @@ class Attention(nnx.Module):
     q = q.reshape(b, t, c.num_kv_heads, -1, c.head_dim)
     q = q.transpose(0, 2, 3, 1, 4)  # [B, K, G, T, hd]
     k, v = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
+    q, k, v = (remat.named(each, remat.QKV) for each in (q, k, v))
     scale = c.head_dim**-0.5 if c.query_scale is None else c.query_scale
     own, kept = store(KV(k, v))
     out = attend(q, [*context, *own], scale, c.attention_softcap)

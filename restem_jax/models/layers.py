@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from restem_jax.models import remat
 from restem_jax.models.config import ModelConfig, RopeScaling
 
 
@@ -104,4 +105,6 @@ class Mlp(nnx.Module):
 
   def __call__(self, x: Float[Array, 'B T D']) -> Float[Array, 'B T D']:
     act = jax.nn.silu if self.config.activation == 'silu' else jax.nn.gelu
-    return (act(x @ self.gate[...]) * (x @ self.up[...])) @ self.down[...]
+    gate = remat.named(x @ self.gate[...], remat.MLP)
+    up = remat.named(x @ self.up[...], remat.MLP)
+    return (act(gate) * up) @ self.down[...]

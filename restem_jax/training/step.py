@@ -80,6 +80,7 @@ def make_train_step(
   *,
   num_microbatches: int = 1,
   remat: str = 'none',
+  implementation: str = 'xla',
   mesh: Mesh | None = None,
 ) -> TrainStep:
   """Builds the jitted step; the state is donated.
@@ -96,7 +97,9 @@ def make_train_step(
   """
 
   def loss_fn(params, batch):
-    total, weight = losses.weighted_nll(model, params, batch, remat=remat)
+    total, weight = losses.weighted_nll(
+      model, params, batch, remat=remat, implementation=implementation
+    )
     return total, weight
 
   grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
