@@ -82,6 +82,7 @@ def make_train_step(
   remat: str = 'none',
   implementation: str = 'xla',
   mesh: Mesh | None = None,
+  compiler_options: Mapping[str, str] | None = None,
 ) -> TrainStep:
   """Builds the jitted step; the state is donated.
 
@@ -137,11 +138,14 @@ def make_train_step(
     return State(state.step + 1, params, opt_state), metrics
 
   if mesh is None:
-    return jax.jit(step, donate_argnums=0)
+    return jax.jit(
+      step, donate_argnums=0, compiler_options=_options(compiler_options)
+    )
   shardings = state_shardings(model, optimizer, mesh)
   jitted = jax.jit(
     step,
     donate_argnums=0,
+    compiler_options=_options(compiler_options),
     out_shardings=(shardings, NamedSharding(mesh, PartitionSpec())),
   )
 
@@ -150,3 +154,7 @@ def make_train_step(
       return jitted(state, batch)
 
   return on_mesh
+
+
+def _options(options: Mapping[str, str] | None) -> dict[str, Any] | None:
+  return dict(options) if options else None

@@ -60,6 +60,7 @@ class Trainer:
     remat: what the backward pass keeps of a layer: none (everything), full
       (nothing), dots, or names of what to keep (`models.remat`).
     attention: auto, xla, splash or cudnn (`models.kernels`).
+    compiler_options: XLA's flags for the step, of the mesh's platform.
     patience: validations without a better reward before training stops.
     save_every: steps between saves inside an epoch; 0 saves at its end only.
     seed: of the shuffles.
@@ -76,6 +77,7 @@ class Trainer:
   share_prefixes: bool = True
   remat: str = 'none'
   attention: str = 'auto'
+  compiler_options: Mapping[str, str] | None = None
   patience: int = 1
   save_every: int = 0
   seed: int = 0
@@ -183,6 +185,7 @@ class Trainer:
       remat=self.remat,
       implementation=self.implementation(model, feed.row_len, mesh),
       mesh=mesh,
+      compiler_options=self.compiler_options,
     )
     num_steps = int(state.step)
     with (
