@@ -4,7 +4,7 @@ In: a topology's name, or a device. Out: a `Chip`, and devices to compile for.
 What is *not* here: programs, and what fits (`precompile`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import contextlib
 import dataclasses
 import importlib.util
@@ -24,6 +24,11 @@ class Chip:
   link; the H100 data sheet (SXM, dense). The clock is the peak over the
   FLOPs that the matrix units do in a cycle: 2 * 128**2 each, 2 * 256**2 from
   v6e on, 4 units on v5e and v6e, 8 on v4 and v5p.
+
+  `kernels`: the share of the peak at which splash attention's kernels do a
+  block of 512 x 512 tokens of 128 numbers. From the bundles of instructions
+  that the compiler schedules for it (tools/kernel_cycles.py), so memory that
+  is waited for is not in it.
   """
 
   name: str
@@ -32,6 +37,7 @@ class Chip:
   hbm_rate: float  # bytes/s
   wire_rate: float  # bytes/s along one mesh axis, both directions together
   clock: float | None = None  # Hz of the compiler's cycles; None: it has none
+  kernels: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 _GIB = 2.0**30
@@ -45,6 +51,7 @@ CHIPS = {
       hbm_rate=1228e9,
       wire_rate=2 * 45e9,
       clock=275e12 / (8 * 2 * 128**2),
+      kernels={'fwd': 0.341, 'dq': 0.315, 'dkv': 0.309},
     ),
     Chip(
       name='v5e',
@@ -53,6 +60,7 @@ CHIPS = {
       hbm_rate=819e9,
       wire_rate=2 * 45e9,
       clock=197e12 / (4 * 2 * 128**2),
+      kernels={'fwd': 0.513, 'dq': 0.853, 'dkv': 0.856},
     ),
     Chip(
       name='v5p',
@@ -61,6 +69,7 @@ CHIPS = {
       hbm_rate=2765e9,
       wire_rate=2 * 90e9,
       clock=459e12 / (8 * 2 * 128**2),
+      kernels={'fwd': 0.486, 'dq': 0.408, 'dkv': 0.42},
     ),
     Chip(
       name='v6e',
@@ -69,6 +78,7 @@ CHIPS = {
       hbm_rate=1640e9,
       wire_rate=2 * 90e9,
       clock=918e12 / (4 * 2 * 256**2),
+      kernels={'fwd': 0.185, 'dq': 0.296, 'dkv': 0.316},
     ),
     Chip(
       name='h100',

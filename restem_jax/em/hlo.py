@@ -29,6 +29,7 @@ class Cost:
   async_wire_bytes: float = 0.0  # sent while the device goes on computing
   sync_wire_bytes: float = 0.0  # sent while it waits
   unknown_loops: float = 0.0  # whose trips the text doesn't tell: counted once
+  kernel_flops: float = 0.0  # what the peak would do in the time of kernels
 
   def __add__(self, other: 'Cost') -> 'Cost':
     a, b = dataclasses.astuple(self), dataclasses.astuple(other)
@@ -43,9 +44,15 @@ def _cost(values: list[float]) -> Cost:
   return Cost(**dict(zip(names, values, strict=True)))
 
 
-def cost(text: str) -> Cost:
-  """The cost of the entry computation of a module's text."""
-  return _Costs(text).entry_cost()
+def cost(text: str, kernels: Mapping[str, float] | None = None) -> Cost:
+  """The cost of the entry computation of a module's text.
+
+  Args:
+    text: the module's.
+    kernels: the share of the peak that attention kernels reach, by their
+      phase: fwd, dq and dkv (`hardware.Chip`); needed if there are any.
+  """
+  return _Costs(text, kernels or {}).entry_cost()
 
 
 _FREE = frozenset(
@@ -59,6 +66,10 @@ _FREE = frozenset(
 _NAMES = re.compile(
   r'custom_call_target="(AllocateBuffer|ConcatBitcast|Assume)'
 )
+# Splash attention, by its phase: how many matmuls of [T, S] it has. It is opaque
+# to XLA, which gives it neither FLOPs nor cycles.
+_KERNEL = re.compile(r'splash_mha_(fwd|dq|dkv)_')
+_KERNEL_MATMULS = {'fwd': 2, 'dq': 3, 'dkv': 4}
 _COLLECTIVES = frozenset(
   {
     *('all-gather', 'all-reduce', 'reduce-scatter', 'all-to-all'),
@@ -70,8 +81,9 @@ _COLLECTIVES = frozenset(
 class _Costs:
   """Costs of a module's computations."""
 
-  def __init__(self, text: str):
+  def __init__(self, text: str, kernels: Mapping[str, float]):
     self._module = Module(text)
+    self._kernels = kernels
 
   def entry_cost(self) -> Cost:
     return self._cost(self._module.entry)
@@ -113,6 +125,8 @@ class _Costs:
       return Cost()
     if op.code == 'custom-call' and _NAMES.search(op.attributes):
       return Cost()
+    if op.code == 'custom-call' and (found := _KERNEL.match(op.name)):
+      return self._kernel(found[1], op, ops)
     inner = Cost()
     if op.code == 'fusion':
       name = op.called('calls')
@@ -162,6 +176,24 @@ class _Costs:
     if op.code.endswith('-start'):
       return Cost(async_wire_bytes=wire)
     return Cost(sync_wire_bytes=wire)
+
+  def _kernel(self, phase: str, op: Op, ops: Mapping[str, Op]) -> Cost:
+    """A kernel of attention, as if its mask were causal.
+
+    Operands: three arrays of scalars, q `[heads, T, head_dim]`, k, ..., and
+    last the mask's blocks `[., size, size]`. It skips blocks above the
+    diagonal, and more where rows hold several examples: nobody knows yet.
+    """
+    shapes = [next(arrays(ops[name].type))[1] for name in op.operands]
+    heads, tokens, head_dim = shapes[3]
+    n = tokens // shapes[-1][-1]
+    pairs = tokens * tokens * (n + 1) / (2 * n)
+    flops = 2 * _KERNEL_MATMULS[phase] * heads * pairs * head_dim
+    return Cost(
+      flops=flops,
+      bytes=self._bytes(op, ops),
+      kernel_flops=flops / self._kernels[phase],
+    )
 
   def _flops(self, op: Op, ops: Mapping[str, Op]) -> float:
     """2 per multiply-add; windows count the taps that hit no padding."""

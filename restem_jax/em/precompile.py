@@ -263,7 +263,7 @@ def _cost(
       flops=asked.flops / program.mesh.size, unknown_loops=asked.unknown_loops
     )
     return asked, asked.flops / chip.peak if chip else None
-  cost = hlo.cost(text)
+  cost = hlo.cost(text, chip.kernels)
   seconds = time_of(cost, chip)
   return cost, seconds
 
@@ -276,6 +276,7 @@ def time_of(cost: hlo.Cost, chip: hardware.Chip) -> float:
   """
   assert chip.clock is not None
   computing = cost.cycles / chip.clock + cost.uncosted_bytes / chip.hbm_rate
+  computing += cost.kernel_flops / chip.peak
   wires = cost.async_wire_bytes / chip.wire_rate
   waiting = cost.sync_wire_bytes / chip.wire_rate
   return max(computing, wires) + waiting

@@ -68,6 +68,8 @@ def train(model: Model, trainer: Trainer, row_len: int, mesh: Mesh) -> Program:
     num_microbatches=trainer.num_microbatches,
     remat=trainer.remat,
     lora=lora,
+    implementation=trainer.implementation(model, row_len, mesh),
+    compiler_options=trainer.compiler_options,
   )
   with jax.set_mesh(mesh):
     lowered = step.lower(state, batch)  # pyright: ignore[reportFunctionMemberAccess]

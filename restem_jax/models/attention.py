@@ -12,21 +12,23 @@ from flax import nnx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from restem_jax.models import blockwise, layers
+from restem_jax.models import blockwise, kernels, layers, remat
 from restem_jax.models.cache import KV
 from restem_jax.models.config import ModelConfig
+
+Whole = blockwise.Causal | kernels.Kernel
 
 
 class Part(NamedTuple):
   """One stretch of keys that the queries may see.
 
   A part with one row is shared by all rows of queries and attended as one
-  matrix per kv head. The only part of a whole sequence is attended in blocks
-  if its mask says that it is causal.
+  matrix per kv head. The one part of a whole sequence may have its mask as an
+  implementation of attention wants it (`kernels.prepare`).
   """
 
   kv: KV
-  mask: Bool[Array, 'B T S'] | blockwise.Causal  # leading axes may be 1
+  mask: Bool[Array, 'B T S'] | Whole  # leading axes may be 1
 
 
 # Fresh keys and values of a layer -> the parts they are seen in, and what the
@@ -46,7 +48,7 @@ def attend(
   the result equals attention over the concatenated keys. Logits and softmax
   are f32, the two matmuls run in the dtype of their operands.
   """
-  if isinstance(parts[0].mask, blockwise.Causal):
+  if isinstance(parts[0].mask, Whole):
     (part,) = parts
     return part.mask.attend(q, part.kv, scale, softcap)
   logits = []
@@ -177,6 +179,7 @@ class Attention(nnx.Module):
     q = q.reshape(b, t, c.num_kv_heads, -1, c.head_dim)
     q = q.transpose(0, 2, 3, 1, 4)  # [B, K, G, T, hd]
     k, v = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
+    q, k, v = (remat.named(each, remat.QKV) for each in (q, k, v))
     scale = c.head_dim**-0.5 if c.query_scale is None else c.query_scale
     own, kept = store(KV(k, v))
     out = attend(q, [*context, *own], scale, c.attention_softcap)

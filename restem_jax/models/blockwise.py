@@ -15,11 +15,10 @@ import functools
 from typing import NamedTuple
 
 import jax
-from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from restem_jax.models import layers
+from restem_jax.models import layers, remat
 from restem_jax.models.cache import KV
 
 # So many at most: each costs time to compile.
@@ -86,8 +85,8 @@ def _forward(q, k, v, seen, scale, softcap, size):
     outs.append((out / total).astype(q.dtype))
     log_sums.append(top + jnp.log(total))
   # By these names a rematerialised layer may keep them.
-  out = checkpoint_name(jnp.concatenate(outs, -2), 'attention')
-  log_sum = checkpoint_name(jnp.concatenate(log_sums, -2), 'attention')
+  out = remat.named(jnp.concatenate(outs, -2), remat.ATTENTION)
+  log_sum = remat.named(jnp.concatenate(log_sums, -2), remat.ATTENTION)
   return out, (q, k, v, seen, out, log_sum)
 
 

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from restem_jax.models import remat
 from restem_jax.models.config import ModelConfig, RopeScaling
 
 MASKED = -1e30  # a logit that counts for nothing
@@ -213,5 +214,6 @@ class Mlp(nnx.Module):
 
   def __call__(self, x: Float[Array, 'B T D']) -> Float[Array, 'B T D']:
     act = jax.nn.silu if self.config.activation == 'silu' else jax.nn.gelu
-    y = act(project(x, self.gate)) * project(x, self.up)
-    return project(y, self.down)
+    gate = remat.named(project(x, self.gate), remat.MLP)
+    up = remat.named(project(x, self.up), remat.MLP)
+    return project(act(gate) * up, self.down)

@@ -23,9 +23,10 @@ from jaxtyping import Array, Float, Int
 from restem_jax import partitioning
 from restem_jax.models import (
   attention,
-  blockwise,
   cache as cache_lib,
+  kernels,
   layers,
+  remat as remat_lib,
 )
 from restem_jax.models.cache import Cache, Context
 from restem_jax.models.config import ModelConfig
@@ -59,6 +60,7 @@ class Block(nnx.Module):
     if self.config.post_norms:
       y = layers.rms_norm(y, self.post_attention_norm[...], eps)
     x = partitioning.constrain(x + y, _ACTIVATIONS)
+    x = remat_lib.named(x, remat_lib.RESIDUAL)
     y = self.mlp(layers.rms_norm(x, self.pre_mlp_norm[...], eps))
     if self.config.post_norms:
       y = layers.rms_norm(y, self.post_mlp_norm[...], eps)
@@ -103,20 +105,33 @@ class Transformer(nnx.Module):
     freqs = layers.rope_frequencies(c.head_dim, c.rope_local_theta, None)
     return angles, layers.rope_angles(positions, freqs)
 
-  def hidden(self, tokens, positions, segment_ids, prefix_ids, dtype, remat):
+  def hidden(
+    self,
+    tokens,
+    positions,
+    segment_ids,
+    prefix_ids,
+    dtype,
+    remat,
+    implementation,
+  ):
     """See `Model.hidden`."""
     c = self.config
     windows = c.layer_windows()
     angles, local_angles = self.angles(positions)
     seen = _fresh_mask(tokens.shape[1], segment_ids, prefix_ids)
     distance = positions[:, :, None] - positions[:, None, :]  # [B, T, T]
+    if implementation != 'xla':  # a kernel has rows of its own
+      seen = jnp.broadcast_to(seen, distance.shape)
+    whole = kernels.prepare(implementation, seen)
     graphdef, state = nnx.split(self.layers)
 
     def layer(x, scanned):
       state, window = scanned
-      mask = seen
+      mask = whole
       if any(windows):
-        mask = seen & (distance < jnp.where(window == 0, _NO_WINDOW, window))
+        near = distance < jnp.where(window == 0, _NO_WINDOW, window)
+        mask = kernels.prepare(implementation, seen & near)
       which = angles
       if c.rope_local_theta is not None:
         which = tuple(
@@ -124,12 +139,10 @@ class Transformer(nnx.Module):
           for a, b in zip(local_angles, angles, strict=True)
         )
       state = jax.tree.map(lambda p: p.astype(dtype), state)
-      seen_by = blockwise.Causal(mask)
-      store = lambda kv: ([attention.Part(kv, seen_by)], None)
+      store = lambda kv: ([attention.Part(kv, mask)], None)
       return nnx.merge(graphdef, state)(x, which, (), store)
 
-    if remat in _REMAT:
-      layer = jax.checkpoint(layer, policy=_REMAT[remat])
+    layer = remat_lib.checkpointed(layer, remat)
     x = self.embedded(tokens, dtype)
     x, _ = jax.lax.scan(layer, x, (state, jnp.asarray(windows, jnp.int32)))
     return layers.rms_norm(x, self.final_norm[...], c.norm_eps)
@@ -216,16 +229,6 @@ def _fresh_mask(num_tokens, segment_ids, prefix_ids) -> Array:
   return causal & seen
 
 
-# What the backward pass of a layer may keep; 'none' keeps everything.
-_REMAT = {
-  'dots': jax.checkpoint_policies.save_from_both_policies(
-    jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    jax.checkpoint_policies.save_only_these_names('attention'),
-  ),
-  'full': jax.checkpoint_policies.nothing_saveable,
-}
-
-
 def _default_positions(tokens: Array, positions: Array | None) -> Array:
   if positions is not None:
     return positions
@@ -306,6 +309,7 @@ class Model:
     segment_ids: Int[Array, 'B T'] | None = None,
     prefix_ids: Int[Array, 'B T'] | None = None,
     remat: str = 'none',
+    implementation: str = 'xla',
   ) -> Float[Array, 'B T D']:
     """Hidden states of whole sequences, in the compute dtype.
 
@@ -317,12 +321,18 @@ class Model:
       segment_ids: tokens see only their own segment (packed examples).
       prefix_ids: the segment that a token sees as well, before its own; 0
         for none.
-      remat: what the backward pass may keep: 'none' (everything), 'dots' or
-        'full' (nothing).
+      remat: what the backward pass may keep (`remat`).
+      implementation: of attention, as `kernels.choose` gives it.
     """
     positions = _default_positions(tokens, positions)
     return self._module(params).hidden(
-      tokens, positions, segment_ids, prefix_ids, self.dtype, remat
+      tokens,
+      positions,
+      segment_ids,
+      prefix_ids,
+      self.dtype,
+      remat,
+      implementation,
     )
 
   def extend(

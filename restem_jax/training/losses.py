@@ -22,6 +22,7 @@ def weighted_nll(
   batch: Mapping[str, Array],
   *,
   remat: str = 'none',
+  implementation: str = 'xla',
   chunk_size: int = 256,
 ) -> tuple[Float[Array, ''], Float[Array, '']]:
   """(sum of w * -log p(token | before), sum of w), both f32.
@@ -36,7 +37,8 @@ def weighted_nll(
     model: its dtype is the compute dtype; log-softmax and sums are f32.
     params: parameter tree.
     batch: as `batches.Feed` makes it, `[B, T]` each.
-    remat: what the backward pass keeps of a layer: none, dots or full.
+    remat: what the backward pass keeps of a layer (`models.remat`).
+    implementation: of attention, as `kernels.choose` gives it.
     chunk_size: tokens whose logits a device has room for at a time.
   """
   hidden = model.hidden(
@@ -46,6 +48,7 @@ def weighted_nll(
     batch['segment_ids'],
     batch['prefix_ids'],
     remat=remat,
+    implementation=implementation,
   )
   # Token t + 1 is predicted from hidden state t. The first token of a segment
   # is a prompt token, whose weight is 0, so no prediction crosses a border.

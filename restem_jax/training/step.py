@@ -102,8 +102,10 @@ def make_train_step(
   *,
   num_microbatches: int = 1,
   remat: str = 'none',
+  implementation: str = 'xla',
   mesh: Mesh | None = None,
   lora: Lora | None = None,
+  compiler_options: Mapping[str, str] | None = None,
 ) -> TrainStep:
   """Builds the jitted step; the state is donated.
 
@@ -123,7 +125,9 @@ def make_train_step(
   def loss_fn(params, frozen, batch):
     if lora is not None:
       params = lora.attached(frozen, params)
-    total, weight = losses.weighted_nll(model, params, batch, remat=remat)
+    total, weight = losses.weighted_nll(
+      model, params, batch, remat=remat, implementation=implementation
+    )
     return total, weight
 
   grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
@@ -163,11 +167,14 @@ def make_train_step(
     return state, metrics
 
   if mesh is None:
-    return jax.jit(step, donate_argnums=0)
+    return jax.jit(
+      step, donate_argnums=0, compiler_options=_options(compiler_options)
+    )
   shardings = state_shardings(model, optimizer, mesh, lora)
   jitted = jax.jit(
     step,
     donate_argnums=0,
+    compiler_options=_options(compiler_options),
     out_shardings=(shardings, NamedSharding(mesh, PartitionSpec())),
   )
 
@@ -176,3 +183,7 @@ def make_train_step(
       return jitted(state, batch)
 
   return on_mesh
+
+
+def _options(options: Mapping[str, str] | None) -> dict[str, Any] | None:
+  return dict(options) if options else None

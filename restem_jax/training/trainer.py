@@ -29,6 +29,7 @@ from restem_jax import (
   multihost,
   partitioning,
 )
+from restem_jax.models import kernels, remat
 from restem_jax.models.transformer import Model, Params
 from restem_jax.training import batches, optimizers, step as step_lib
 from restem_jax.training.lora import Lora
@@ -57,7 +58,10 @@ class Trainer:
     normalizer: real_tokens, per_sequence or per_problem (`batches`).
     share_prefixes: examples of a row share what their prompts begin with
       (`packing`): the same loss for a fraction of the tokens.
-    remat: what the backward pass keeps of a layer: none, dots or full.
+    remat: what the backward pass keeps of a layer: none (everything), full
+      (nothing), dots, or names of what to keep (`models.remat`).
+    attention: auto, xla, splash or cudnn (`models.kernels`).
+    compiler_options: XLA's flags for the step, of the mesh's platform.
     lora: trains low-rank updates of frozen weights; None trains all weights.
     patience: validations without a better reward before training stops.
     save_every: steps between saves inside an epoch; 0 saves at its end only.
@@ -74,6 +78,8 @@ class Trainer:
   normalizer: str = 'real_tokens'
   share_prefixes: bool = True
   remat: str = 'none'
+  attention: str = 'auto'
+  compiler_options: Mapping[str, str] | None = None
   lora: Lora | None = None
   patience: int = 1
   save_every: int = 0
@@ -93,10 +99,11 @@ class Trainer:
         f'Trainer.normalizer={self.normalizer!r}; write one of '
         f'{", ".join(batches.NORMALIZERS)}'
       )
-    if self.remat not in ('none', 'dots', 'full'):
-      raise ValueError(
-        f'Trainer.remat={self.remat!r}; write none, dots or full'
-      )
+    try:
+      remat.check(self.remat)
+      kernels.check(self.attention)
+    except ValueError as e:
+      raise ValueError(f'Trainer.{e}') from None
 
   def feed(self, examples, iteration: int) -> batches.Feed:
     """The batches of an M-step; the iteration is part of the seed."""
@@ -187,8 +194,10 @@ class Trainer:
       optimizer,
       num_microbatches=self.num_microbatches,
       remat=self.remat,
+      implementation=self.implementation(model, feed.row_len, mesh),
       mesh=mesh,
       lora=self.lora,
+      compiler_options=self.compiler_options,
     )
     num_steps = int(state.step)
     with (
@@ -243,6 +252,28 @@ class Trainer:
           raise Preempted(f'{what}: saved at step {num_steps}')
     checkpoints.wait()
     return history
+
+  def implementation(
+    self, model: Model, row_len: int, mesh: Mesh | None
+  ) -> str:
+    """The implementation of attention for rows of so many tokens on a mesh.
+
+    Raises:
+      ValueError: it can't be what `attention` says.
+    """
+    platform = jax.default_backend()
+    if mesh is not None:
+      platform = mesh.devices.flat[0].platform
+    try:
+      return kernels.choose(
+        self.attention,
+        platform=platform,
+        config=model.config,
+        dtype=model.dtype,
+        row_len=row_len,
+      )
+    except ValueError as e:
+      raise ValueError(f'Trainer.{e}') from None
 
   def _check_rows(self, mesh: Mesh | None) -> list[int] | None:
     """The rows of each batch that this process feeds; None for all."""

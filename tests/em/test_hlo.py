@@ -156,6 +156,32 @@ def test_a_scheduled_program_of_the_tpu():
   np.testing.assert_allclose(cost.bytes, (trips + 1) * matrix, atol=trips * 48)
 
 
+KERNELS = """HloModule attention
+
+ENTRY %main (n: s32[6,2,2], q: bf16[6,1024,128], k: bf16[2,1024,128], mask: s32[4,512,512]) -> bf16[6,1024,128] {
+  %n = s32[6,2,2]{2,1,0} parameter(0)
+  %q = bf16[6,1024,128]{2,1,0} parameter(1)
+  %k = bf16[2,1024,128]{2,1,0} parameter(2)
+  %mask = s32[4,512,512]{2,1,0} parameter(3)
+  %other = bf16[6,1024,128]{2,1,0} custom-call(%q), custom_call_target="tpu_custom_call"
+  %splash_mha_fwd_residuals.1 = (f32[512,128]{1,0}, bf16[6,1024,128]{2,1,0}) custom-call(%n, %n, %n, %q, %k, /*index=5*/%k, %mask), custom_call_target="tpu_custom_call", frontend_attributes={kernel_metadata={
+
+}}, metadata={op_name="jit(f)/pallas_call"}, backend_config={"window_config":{"estimated_cycles":"2200"}}
+  %out = bf16[6,1024,128]{2,1,0} get-tuple-element(%splash_mha_fwd_residuals.1), index=1
+  ROOT %splash_mha_dkv_no_residuals.2 = bf16[6,1024,128]{2,1,0} custom-call(%n, %n, %n, %q, %k, /*index=5*/%k, %mask), custom_call_target="tpu_custom_call"
+}
+"""  # fmt: skip
+
+
+def test_attention_kernels_count_the_blocks_below_the_diagonal():
+  cost = hlo.cost(KERNELS, {'fwd': 0.5, 'dkv': 0.25})
+  # Of 2 x 2 blocks, 3; two matmuls forward, four for keys and values.
+  matmul = 2 * 6 * 1024**2 * 3 / 4 * 128
+  assert cost.flops == 6 * matmul
+  assert cost.kernel_flops == 2 * matmul / 0.5 + 4 * matmul / 0.25
+  assert cost.cycles == 0  # what the text says of kernels is of their copies
+
+
 def test_what_is_no_program_is_refused():
   with pytest.raises(AssertionError, match='no HLO module'):
     hlo.cost('module @jit_step {}')

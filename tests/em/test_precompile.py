@@ -78,8 +78,10 @@ def test_a_tpu_that_is_not_here():
   attention = 4 * c.num_layers * c.num_heads * c.head_dim * 256
   layer = train.model_flops / 3 / tokens + attention / 2
   down = 2 * c.num_layers * c.mlp_dim * c.embed_dim
-  want = tokens * (4 * layer - down)
+  # The backward kernels compute logits twice more, and one gradient twice.
+  want = tokens * (4 * layer - down + 3 / 2 * attention)
   np.testing.assert_allclose(train.cost.flops, want, rtol=0.1)
+  assert train.cost.kernel_flops > tokens * 11 / 2 * attention
   np.testing.assert_allclose(decode.cost.flops, decode.model_flops, rtol=0.1)
 
 
@@ -91,6 +93,8 @@ def test_time_is_that_of_the_slowest():
   assert precompile.time_of(cost, chip) == 3  # 2 s and 1 s; wires beside it
   cost = dataclasses.replace(cost, async_wire_bytes=5e8, sync_wire_bytes=2e8)
   assert precompile.time_of(cost, chip) == 7  # 5 s of wires, 2 s of waiting
+  cost = dataclasses.replace(cost, kernel_flops=4e12)
+  assert precompile.time_of(cost, chip) == 9  # 7 s of computing
 
 
 # The two forms in which the TPU's compiler finds no room.

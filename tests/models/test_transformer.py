@@ -228,7 +228,7 @@ def test_remat_changes_no_gradient():
 
   gradient = jax.jit(jax.grad(loss), static_argnums=1)
   want = gradient(params, 'none')
-  for remat in ('dots', 'full'):
+  for remat in ('dots', 'full', 'qkv', 'attention, residual', 'mlp'):
     got = gradient(params, remat)
     jax.tree.map(
       lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5),

@@ -406,7 +406,9 @@ def test_the_optimizer_clips_first():
     ({'num_microbatches': 0}, 'num_microbatches=0; write 1 or more'),
     ({'batch_size': 0}, 'batch_size=0; write 1 or more'),
     ({'num_epochs': 0}, 'num_epochs=0; write 1 or more'),
-    ({'remat': 'all'}, "remat='all'; write none, dots or full"),
+    ({'remat': 'all'}, r"remat='all'; write none \(keep everything\), full"),
+    ({'remat': 'qkv,mpl'}, "remat='qkv,mpl'; .* some of qkv, attention, resid"),
+    ({'attention': 'flash'}, "attention='flash'; write one of auto, xla, spl"),
     ({'normalizer': 'mean'}, "normalizer='mean'; write one of real_tokens, "),
   ],
 )

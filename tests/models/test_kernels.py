@@ -1,0 +1,238 @@
+"""Every implementation of attention equals the plain one."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import networks
+import numpy as np
+import pytest
+
+from restem_jax import partitioning
+from restem_jax.models import attention, kernels
+from restem_jax.models.cache import KV
+from restem_jax.models.config import ModelConfig
+from restem_jax.models.splash import Blocks, Splash
+
+B, T = 2, 384  # tokens: one block, or three of 128
+CONFIG = ModelConfig(**networks.SMALL)
+
+
+def packed_rows(num_rows=B, num_tokens=T):
+  """Five segments a row, two of which see the first, then padding."""
+  rng = np.random.default_rng(0)
+  segments = np.zeros((num_rows, num_tokens), np.int32)
+  prefixes, positions = np.zeros_like(segments), np.zeros_like(segments)
+  for row in range(num_rows):
+    at = rng.choice(np.arange(8, num_tokens - 8), 5, replace=False)
+    ends = np.sort(at)
+    for i, (start, end) in enumerate(zip((0, *ends[:-1]), ends, strict=True)):
+      prefix = i in (1, 3)
+      segments[row, start:end] = i + 1
+      prefixes[row, start:end] = prefix
+      positions[row, start:end] = np.arange(end - start) + prefix * ends[0]
+  return segments, prefixes, positions
+
+
+def masks():
+  """[B, T, T] of the rows above, and of causal ones."""
+  segments, prefixes, _ = packed_rows()
+  own = segments[:, :, None] == segments[:, None]
+  prefix = (prefixes != 0)[:, :, None] & (
+    prefixes[:, :, None] == segments[:, None]
+  )
+  causal = np.tril(np.ones((T, T), bool))[None]
+  return {'packed': causal & (own | prefix), 'causal': np.repeat(causal, B, 0)}
+
+
+MASKS = masks()
+
+
+def value_and_gradients(mask, q, k, v, out, scale, softcap):
+  """Attention's result, and the gradients of q, k, v for that of `out`."""
+
+  @jax.jit
+  def run(q, k, v):
+    attend = lambda q, k, v: attention.attend(
+      q, [attention.Part(KV(k, v), mask)], scale, softcap
+    )
+    result, backward = jax.vjp(attend, q, k, v)
+    return result, backward(jnp.asarray(out, result.dtype))
+
+  return run(q, k, v)
+
+
+def operands(num_kv, group, hd, num_rows=B):
+  rng = np.random.default_rng(1)
+  draw = lambda *shape: rng.normal(size=shape).astype(np.float32)
+  q, out = (draw(num_rows, num_kv, group, T, hd) for _ in range(2))
+  k, v = (draw(num_rows, num_kv, T, hd) for _ in range(2))
+  return q, k, v, out
+
+
+def close(got, want):
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4),
+    got,
+    want,
+  )
+
+
+@pytest.mark.parametrize('mask', MASKS)
+@pytest.mark.parametrize(
+  ('num_kv', 'group', 'hd', 'scale', 'softcap'),
+  [(2, 2, 8, 0.5, None), (1, 3, 16, 0.2, 1.5), (2, 1, 128, 0.1, None)],
+)
+def test_splash(mask, num_kv, group, hd, scale, softcap):
+  mask, given = jnp.asarray(MASKS[mask]), operands(num_kv, group, hd)
+  want = value_and_gradients(mask, *given, scale, softcap)
+  mask = Splash.of(mask, interpret=True, largest=128)
+  close(value_and_gradients(mask, *given, scale, softcap), want)
+
+
+@pytest.mark.parametrize('mask', MASKS)
+def test_the_plumbing_of_cudnn(mask):
+  """All but the kernel itself: layouts, mask, scale."""
+  mask, given = jnp.asarray(MASKS[mask]), operands(2, 2, 8)
+  want = value_and_gradients(mask, *given, 0.3, None)
+  mask = kernels.Cudnn(mask, implementation='xla')
+  close(value_and_gradients(mask, *given, 0.3, None), want)
+
+
+def test_cudnn():
+  if jax.default_backend() != 'gpu':
+    pytest.skip('cudnn needs a GPU')
+  mask = jnp.asarray(MASKS['packed'])
+  given = [jnp.asarray(x, jnp.bfloat16) for x in operands(2, 2, 64)]
+  want = value_and_gradients(mask, *given, 0.1, None)
+  mask = kernels.prepare('cudnn', mask)
+  got = value_and_gradients(mask, *given, 0.1, None)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(
+      *(np.asarray(x, np.float32) for x in (a, b)), atol=0.1
+    ),
+    got,
+    want,
+  )
+
+
+@pytest.mark.parametrize('along_keys', [True, False])
+def test_blocks_hold_the_mask(along_keys):
+  """The blocks that a step has in memory are those that it needs."""
+  mask = MASKS['packed']
+  blocks = Blocks.of(jnp.asarray(mask), 128, along_keys)
+  seen = set()
+  for b, i, j in np.ndindex(B, 3, 3):
+    want = mask[b, i * 128 : (i + 1) * 128, j * 128 : (j + 1) * 128]
+    kind = blocks.kind[b, i, j]
+    assert kind == (0 if not want.any() else 2 if want.all() else 1)
+    seen.add(int(kind))
+    if kind:
+      assert blocks.data[b, i, j] == (j if along_keys else i)
+    if kind == 1:
+      info = blocks.info(num_heads=2)
+      assert info.partial_mask_blocks is not None
+      pairs = info.partial_mask_blocks[info.mask_next[2 * b + 1, i, j]]
+      np.testing.assert_array_equal(pairs if along_keys else pairs.T, want)
+  assert {0, 1} <= seen
+
+
+def test_a_step_without_work_moves_nothing():
+  """Causal: past the diagonal the last block stays, before it the first."""
+  mask = jnp.tril(jnp.ones((1, 512, 512), bool))
+  keys, queries = (Blocks.of(mask, 128, along) for along in (True, False))
+  np.testing.assert_array_equal(
+    keys.data[0], [[0, 0, 0, 0], [0, 1, 1, 1], [0, 1, 2, 2], [0, 1, 2, 3]]
+  )
+  np.testing.assert_array_equal(
+    queries.data[0], [[0, 1, 2, 3], [1, 1, 2, 3], [2, 2, 2, 3], [3, 3, 3, 3]]
+  )
+  diagonal = np.arange(4)[:, None] * 5 + np.zeros(4, int)
+  np.testing.assert_array_equal(keys.partial[0], diagonal)
+  np.testing.assert_array_equal(queries.partial[0], diagonal.T)
+
+
+@pytest.mark.parametrize(
+  'switch', ['plain', 'attention_softcap', 'query_scale', 'two_thetas']
+)
+def test_a_network_with_splash(switch):
+  """Packed rows with prefixes and padding, windows, under every remat."""
+  model, params = networks.build(
+    networks.SWITCHES[switch]
+    | ({'windows': (150, 0)} if 'two' in switch else {})
+  )
+  segments, prefixes, positions = packed_rows()
+  tokens = np.random.default_rng(2).integers(0, 32, (B, T))
+
+  @functools.partial(jax.jit, static_argnums=(1, 2))
+  def run(params, implementation, remat):
+    def loss(params):
+      hidden = model.hidden(
+        params,
+        tokens,
+        positions,
+        segments,
+        prefixes,
+        remat=remat,
+        implementation=implementation,
+      )
+      return jnp.sum(jnp.where((segments > 0)[..., None], hidden, 0) ** 2)
+
+    return jax.value_and_grad(loss)(params)
+
+  want = run(params, 'xla', 'none')
+  for remat in ('none', 'full', 'attention'):
+    close(run(params, 'splash_interpreted', remat), want)
+
+
+@pytest.mark.parametrize('implementation', ['splash_interpreted', 'cudnn'])
+def test_on_a_mesh(implementation):
+  """Rows over data and fsdp, heads over tensor: as on one device."""
+  mesh = partitioning.make_mesh(data=2, fsdp=2, tensor=2)
+  mask = jnp.asarray(np.concatenate([*MASKS.values()]))
+  given = operands(2, 2, 8, num_rows=4)
+  want = value_and_gradients(mask, *given, 0.3, None)
+  with jax.set_mesh(mesh):
+    if implementation == 'cudnn':
+      kernel = kernels.Cudnn(mask, implementation='xla')
+    else:
+      kernel = kernels.prepare(implementation, mask)
+    got = value_and_gradients(kernel, *given, 0.3, None)
+  assert got[0].sharding.spec == partitioning.spec(('batch', 'kv_heads'))
+  close(got, want)
+
+
+def test_auto_is_splash_on_tpus_only():
+  given = {'config': CONFIG, 'dtype': jnp.bfloat16, 'row_len': 1024}
+  choose = functools.partial(kernels.choose, 'auto')
+  got = {p: choose(platform=p, **given) for p in ('tpu', 'gpu', 'cpu')}
+  assert got == {'tpu': 'splash', 'gpu': 'xla', 'cpu': 'xla'}
+  assert choose(platform='tpu', **given | {'row_len': 1000}) == 'xla'
+
+
+@pytest.mark.parametrize(
+  ('choice', 'platform', 'changed', 'words'),
+  [
+    ('flash', 'tpu', {}, 'write one of auto, xla, splash, cudnn'),
+    ('splash', 'gpu', {}, 'runs on TPUs, not on a gpu'),
+    ('splash', 'tpu', {'row_len': 1000}, 'a multiple of 128 tokens, not 1000'),
+    ('cudnn', 'tpu', {}, 'runs on GPUs, not on a tpu'),
+    ('cudnn', 'gpu', {'dtype': jnp.float32}, 'bfloat16 only'),
+    ('cudnn', 'gpu', {'softcap': 5.0}, 'no soft cap'),
+  ],
+)
+def test_a_choice_that_cannot_be(choice, platform, changed, words):
+  given = {'dtype': jnp.bfloat16, 'row_len': 1024} | changed
+  softcap = given.pop('softcap', None)
+  config = ModelConfig(**networks.SMALL, attention_softcap=softcap)
+  with pytest.raises(ValueError, match=words):
+    kernels.choose(choice, platform=platform, config=config, **given)
+
+
+def test_each_choice_where_it_can_be():
+  given = {'config': CONFIG, 'dtype': jnp.bfloat16, 'row_len': 1024}
+  choose = functools.partial(kernels.choose, **given)
+  assert choose('cudnn', platform='gpu') == 'cudnn'
+  assert choose('splash', platform='tpu') == 'splash'
+  assert choose('splash', platform='cpu') == 'splash_interpreted'
+  assert choose('xla', platform='tpu') == 'xla'
