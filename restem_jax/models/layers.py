@@ -7,6 +7,7 @@ stack of layers.
 
 import functools
 import math
+from typing import Any
 
 from flax import nnx
 import jax
@@ -109,7 +110,6 @@ def rotate(x: Array, sin: Array, cos: Array) -> Array:
   ).astype(x.dtype)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def linear(x: Array, w: Array, num_in: int = 1) -> Array:
   """The last `num_in` dimensions of x, times a weight's first.
 
@@ -124,6 +124,12 @@ def linear(x: Array, w: Array, num_in: int = 1) -> Array:
   Returns:
     `[*rows, *out]`.
   """
+  out: Any = _linear(x, w, num_in)  # custom_vjp has no type
+  return out
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _linear(x, w, num_in):
   return jnp.tensordot(x, w, num_in)
 
 
@@ -162,7 +168,7 @@ def _transposed(x: Array) -> Array:
   return flat.reshape(x.shape[::-1])
 
 
-linear.defvjp(
+_linear.defvjp(
   lambda x, w, num_in: (jnp.tensordot(x, w, num_in), (x, w)), _linear_backward
 )
 
