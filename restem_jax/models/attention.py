@@ -48,11 +48,12 @@ def attend(
   the result equals attention over the concatenated keys. Logits and softmax
   are f32, the two matmuls run in the dtype of their operands.
   """
-  if isinstance(parts[0].mask, Whole):
+  if isinstance(whole := parts[0].mask, Whole):
     (part,) = parts
-    return part.mask.attend(q, part.kv, scale, softcap)
+    return whole.attend(q, part.kv, scale, softcap)
   logits = []
   for kv, mask in parts:
+    assert not isinstance(mask, Whole)
     x = _logits(q, kv)
     if kv.k_scale is not None:
       x = x * _per_key(kv.k_scale)

@@ -144,7 +144,6 @@ def rotate(x: Array, sin: Array, cos: Array) -> Array:
   ).astype(x.dtype)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def linear(x: Array, w: Array, num_in: int = 1) -> Array:
   """The last `num_in` dimensions of x, times a weight's first.
 
@@ -159,6 +158,12 @@ def linear(x: Array, w: Array, num_in: int = 1) -> Array:
   Returns:
     `[*rows, *out]`.
   """
+  out: Any = _linear(x, w, num_in)  # custom_vjp has no type
+  return out
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _linear(x, w, num_in):
   return jnp.tensordot(x, w, num_in)
 
 
@@ -197,7 +202,7 @@ def _transposed(x: Array) -> Array:
   return flat.reshape(x.shape[::-1])
 
 
-linear.defvjp(
+_linear.defvjp(
   lambda x, w, num_in: (jnp.tensordot(x, w, num_in), (x, w)), _linear_backward
 )
 
