@@ -84,9 +84,9 @@ def test_mlp_by_hand():
   )
   mlp = layers.Mlp(config, rngs=nnx.Rngs(0))
   # One layer's slice of the stack, as the scan hands it over.
-  mlp.gate[...] = jnp.eye(2)
-  mlp.up[...] = 2 * jnp.eye(2)
-  mlp.down[...] = jnp.ones((2, 2))
+  mlp.gate.set_value(jnp.eye(2))
+  mlp.up.set_value(2 * jnp.eye(2))
+  mlp.down.set_value(jnp.ones((2, 2)))
   x = jnp.array([[[1.0, -1.0]]])
   want = jax.nn.silu(1.0) * 2 + jax.nn.silu(-1.0) * -2
   np.testing.assert_allclose(mlp(x), [[[want, want]]], rtol=1e-6)
