@@ -152,14 +152,11 @@ def test_a_step_without_work_moves_nothing():
   np.testing.assert_array_equal(queries.partial[0], diagonal.T)
 
 
-@pytest.mark.parametrize(
-  'switch', ['plain', 'attention_softcap', 'query_scale', 'two_thetas']
-)
-def test_a_network_with_splash(switch):
-  """Packed rows with prefixes and padding, windows, under every remat."""
+def test_a_network_with_splash():
+  """Packed rows with prefixes and padding, windows, a cap, one log-sum kept."""
   model, params = networks.build(
-    networks.SWITCHES[switch]
-    | ({'windows': (150, 0)} if 'two' in switch else {})
+    networks.SWITCHES['two_thetas']
+    | {'windows': (150, 0), 'attention_softcap': 0.5, 'query_scale': 0.9}
   )
   segments, prefixes, positions = packed_rows()
   tokens = np.random.default_rng(2).integers(0, 32, (B, T))
@@ -181,8 +178,7 @@ def test_a_network_with_splash(switch):
     return jax.value_and_grad(loss)(params)
 
   want = run(params, 'xla', 'none')
-  for remat in ('none', 'full', 'attention'):
-    close(run(params, 'splash_interpreted', remat), want)
+  close(run(params, 'splash_interpreted', 'attention'), want)
 
 
 @pytest.mark.parametrize('implementation', ['splash_interpreted', 'cudnn'])
