@@ -11,6 +11,7 @@ cost nothing. `[H, T, T]` never exists.
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 from jax.experimental.pallas.ops.tpu.splash_attention import (
@@ -158,7 +159,8 @@ class Splash(kernels.Kernel):
       )
       # Rows are heads like others: no loop around the kernel.
       fold = lambda x: x.reshape(-1, t, hd)
-      return kernel(fold(q), fold(k), fold(v)).reshape(q.shape)
+      out: Any = kernel(fold(q), fold(k), fold(v))
+      return out.reshape(q.shape)
 
     q = q * jnp.asarray(scale, q.dtype)
     masks = (self.along_keys, self.along_queries)

@@ -33,10 +33,10 @@ def kept(setting, implementation='xla', num_tokens=T):
   [
     ('full', 0),
     ('qkv', HEADS + 2 * KV_HEADS),
-    ('attention', HEADS),
+    ('attention', HEADS + 4),  # and a log-sum per head
     ('residual', D),
     ('mlp', 2 * MLP),
-    ('qkv, attention,residual,mlp', 2 * HEADS + 2 * KV_HEADS + D + 2 * MLP),
+    ('qkv, attention,residual,mlp', 2 * HEADS + 4 + 2 * KV_HEADS + D + 2 * MLP),
   ],
 )
 def test_what_is_kept(setting, more):
