@@ -51,11 +51,12 @@ def attend(
   the result equals attention over the concatenated keys. Logits and softmax
   are f32, the two matmuls run in the dtype of their operands.
   """
-  if isinstance(parts[0].mask, kernels.Kernel):
-    (part,) = parts
-    return part.mask.attend(q, part.kv, scale, softcap)
+  if isinstance(kernel := parts[0].mask, kernels.Kernel):
+    assert len(parts) == 1, 'a kernel sees one part'
+    return kernel.attend(q, parts[0].kv, scale, softcap)
   logits = []
   for kv, mask in parts:
+    assert not isinstance(mask, kernels.Kernel), 'a kernel sees one part'
     x = _logits(q, kv)
     if kv.k_scale is not None:
       x = x * _per_key(kv.k_scale)

@@ -158,7 +158,9 @@ class Splash(kernels.Kernel):
       )
       # Rows are heads like others: no loop around the kernel.
       fold = lambda x: x.reshape(-1, t, hd)
-      return kernel(fold(q), fold(k), fold(v)).reshape(q.shape)
+      out = kernel(fold(q), fold(k), fold(v))
+      assert isinstance(out, jax.Array)  # no residuals with it
+      return out.reshape(q.shape)
 
     q = q * jnp.asarray(scale, q.dtype)
     masks = (self.along_keys, self.along_queries)
