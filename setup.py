@@ -20,6 +20,7 @@ TEST = [
   # pyright is an npm program; the extra brings the Node that runs it.
   'pyright[nodejs]',
   'pytest>=8',
+  'pytest-xdist',
   'ruff>=0.15',
   # The wheel test builds without isolation, so it needs the build back end.
   'setuptools>=77',

@@ -8,6 +8,7 @@ import sys
 import textwrap
 
 import pytest
+import runs
 
 from restem_jax import main
 
@@ -343,12 +344,13 @@ def test_a_value_error_from_elsewhere_keeps_its_traceback(project):
     project.run('--run_mode=score')
 
 
-def test_a_bucket_without_its_library(monkeypatch, capsys):
-  monkeypatch.setitem(sys.modules, 'gcsfs', None)
-  code = main.main(['--gin_file=math.gin', "--gin.MODEL_DIR='gs://bucket/run'"])
-  assert code == 2
-  error = capsys.readouterr().err.splitlines()[-1]
-  assert error == (
+def test_a_bucket_without_its_library():
+  ended = runs.command(
+    ['--gin_file=math.gin', "--gin.MODEL_DIR='gs://bucket/run'"],
+    blocked='gcsfs',
+  )
+  assert ended.returncode == 2
+  assert ended.stderr.splitlines()[-1] == (
     "error: gs:// needs gcsfs; write pip install 'restem_jax[gcs]'"
   )
 

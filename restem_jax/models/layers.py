@@ -69,8 +69,9 @@ def project(x: Array, weight: nnx.Param, num_in: int = 1) -> Array:
   w: Any = weight.get_value()
   if not isinstance(w, LowRank):
     return linear(x, w, num_in)
-  update = linear(linear(x, w.a, num_in), w.b)
-  return linear(x, w.w, num_in) + update
+  # Not by `linear`, whose backward pass asks for the gradient of w as well.
+  update = jnp.tensordot(jnp.tensordot(x, w.a, num_in), w.b, 1)
+  return jnp.tensordot(x, w.w, num_in) + update
 
 
 def rms_norm(

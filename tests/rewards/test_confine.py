@@ -143,9 +143,10 @@ AS_USER = ['setpriv', '--reuid=12345', '--regid=12345', '--clear-groups']
 def folder(tmp_path):
   """A folder and a file in it that any user may change."""
   (tmp_path / 'confined_worker.py').write_text(WORKER)
-  # pytest's folders are their owner's alone.
-  for path in (tmp_path, *tmp_path.parents[:2]):
-    path.chmod(0o777)
+  tmp_path.chmod(0o777)
+  for path in tmp_path.parents:
+    if path.stat().st_mode & 0o077 == 0:  # pytest's: their owner's alone
+      path.chmod(0o777)
   (tmp_path / 'file').write_text('as it was')
   (tmp_path / 'file').chmod(0o666)
   return tmp_path
