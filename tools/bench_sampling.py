@@ -49,6 +49,7 @@ import numpy as np
 
 from restem_jax import environment
 from restem_jax.em import policy as policy_lib
+from restem_jax.models import layers
 from restem_jax.models.config import ModelConfig
 from restem_jax.models.transformer import Model
 from restem_jax.sampling import engine as engine_lib, stops
@@ -148,7 +149,7 @@ def limit_seconds(bench: Bench) -> float:
   c, dtype = bench.model.config, bench.model.dtype
   params = bench.model.unstacked(bench.params)
   h, k, hd = c.num_heads, c.num_kv_heads, c.head_dim
-  prefix = jnp.ones((k, PREFIX, hd), jnp.float32)
+  prefix = jnp.ones((k, PREFIX, hd), dtype)
 
   def dots(params, rows, head):
     x, out = jnp.ones((rows, c.embed_dim), dtype), jnp.float32(0)
@@ -158,9 +159,9 @@ def limit_seconds(bench: Bench) -> float:
       for w in (a['q'], a['k'], a['v']):
         y = x @ w.reshape(d, -1)
         out += y[0, 0].astype(jnp.float32)
-      q = jnp.ones((k, rows * h // k, hd), jnp.float32) + out
-      weights = jnp.einsum('kmh,ksh->kms', q, prefix)
-      y = jnp.einsum('kms,ksh->kmh', weights, prefix)
+      q = jnp.ones((k, rows * h // k, hd), dtype) + out.astype(dtype)
+      weights = layers.product('kmh,ksh->kms', q, prefix).astype(dtype)
+      y = layers.product('kms,ksh->kmh', weights, prefix)
       x = y.reshape(rows, h * hd).astype(dtype) @ a['o'].reshape(h * hd, d)
       x = (x @ m['gate'] + x @ m['up']) @ m['down']
     if head:

@@ -95,23 +95,22 @@ def _lens(cache: Cache) -> list[int]:
 
 
 def append(
-  cache: Cache, layer: int, k: Array, v: Array, num_segments: int
+  segments: Sequence[KV], length: Int[Array, ' B'], k: Array, v: Array
 ) -> tuple[KV, ...]:
   """One layer's segments with one token per row behind its length.
 
   Args:
-    cache: `num_segments` of its segments must hold one more token than the
-      longest row that matters; what falls beyond them is dropped.
-    layer: which.
+    segments: those in use. They must hold one more token than the longest row
+      that matters; what falls beyond them is dropped.
+    length: tokens held by each row.
     k: `[B, K, 1, head_dim]`.
     v: as `k`.
-    num_segments: how many segments are in use; the others aren't looked at.
   """
   rows = jnp.arange(k.shape[0])
   out, offset = [], 0
-  for segment in cache.segments[:num_segments]:
-    kv, size = segment[layer], segment[layer].k.shape[2]
-    at = cache.length - offset
+  for kv in segments:
+    size = kv.k.shape[2]
+    at = length - offset
     at = jnp.where((at >= 0) & (at < size), at, size)  # beyond it: dropped
     new = pack(KV(k, v), kv.k.dtype)
     put = lambda old, x, at=at: old.at[rows, :, at].set(

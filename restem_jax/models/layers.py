@@ -85,12 +85,16 @@ def rms_norm(
 
 
 def product(formula: str, x: Array, y: Array) -> Array:
-  """einsum to f32. On CPUs in f32: XLA has no batched bf16 product there."""
+  """einsum to f32; on CPUs in f32 before jax 0.12.
+
+  XLA had no batched bf16 products there. Since then they are up to 9 times as
+  fast as converting to f32 is.
+  """
 
   def einsum(x, y):
     return jnp.einsum(formula, x, y, preferred_element_type=jnp.float32)
 
-  if x.dtype == jnp.float32:
+  if x.dtype == jnp.float32 or jax.__version_info__ >= (0, 12):
     return einsum(x, y)
   wide = lambda x, y: einsum(x.astype(jnp.float32), y.astype(jnp.float32))
   return jax.lax.platform_dependent(x, y, cpu=wide, default=einsum)

@@ -168,27 +168,37 @@ class Transformer(nnx.Module):
         return seen
       return seen & (positions[:, :, None] - at[:, None] < window)
 
-    x, kept = self.embedded(tokens, dtype), []
-    for i, (state, window) in enumerate(
-      zip(states, c.layer_windows(), strict=True)
-    ):
-      masks = [mask(at, seen, window) for at, seen in own]
+    # Or XLA computes the sines again in every layer.
+    angles, local_angles = jax.lax.optimization_barrier((angles, local_angles))
 
-      def store(kv, i=i, masks=masks):
+    # One program for all layers of a kind, which XLA inlines: Python traces
+    # and lowers one layer instead of L.
+    @jax.jit
+    def layer(state, x, angles, context, masks, segments, length):
+      def store(kv):
         new = (kv,)
         if cache is not None:
-          new = cache_lib.append(cache, i, kv.k, kv.v, num_segments)
+          new = cache_lib.append(segments, length, kv.k, kv.v)
         return [*map(attention.Part, new, masks)], new
 
-      parts = [
-        attention.Part(
-          context.layers[i],
-          mask(context.positions, context.seen[:, None], window),
-        )
-        for context in contexts
-      ]
+      return nnx.merge(graphdef, state)(x, angles, context, store)
+
+    x, kept = self.embedded(tokens, dtype), []
+    windows = c.layer_windows()
+    own = {w: [mask(at, seen, w) for at, seen in own] for w in set(windows)}
+    earlier = {
+      w: [mask(each.positions, each.seen[:, None], w) for each in contexts]
+      for w in set(windows)
+    }
+    for i, (state, window) in enumerate(zip(states, windows, strict=True)):
+      kvs = [context.layers[i] for context in contexts]
+      context = [*map(attention.Part, kvs, earlier[window])]
+      held, length = (), None
+      if cache is not None:
+        held = tuple(s[i] for s in cache.segments[:num_segments])
+        length = cache.length
       which = local_angles if window else angles
-      x, new = nnx.merge(graphdef, state)(x, which, parts, store)
+      x, new = layer(state, x, which, context, own[window], held, length)
       kept.append(new)
     hidden = layers.rms_norm(x, self.final_norm[...], c.norm_eps)
     if cache is None:

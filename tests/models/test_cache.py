@@ -61,9 +61,11 @@ def test_insert_and_append(lens):
   assert seen(held) == [[105, 106, 107], [], [101, 102]]
   assert held.start.tolist() == [0, 0, 4]
   new = tokens([[8], [9], [3]])
-  used = cache.append(held, 1, new, new + 0.5, len(lens))
-  first = cache.append(held, 0, new, new + 0.5, len(lens))
-  segments = tuple(zip(first, used, strict=True))
+  both = [
+    cache.append([s[i] for s in held.segments], held.length, new, new + 0.5)
+    for i in range(2)
+  ]
+  segments = tuple(zip(*both, strict=True))
   held = held._replace(segments=segments, length=held.length + ints(1, 0, 1))
   assert seen(held) == [[105, 106, 107, 8], [], [101, 102, 3]]
   assert seen(held, layer=0) == [[5, 6, 7, 8], [], [1, 2, 3]]
@@ -72,7 +74,8 @@ def test_insert_and_append(lens):
 def test_what_is_beyond_the_segments_in_use_is_dropped():
   held = cache.empty(CONFIG, 2, (2, 2), jnp.float32)
   held = held._replace(length=ints(1, 3))
-  used = cache.append(held, 0, tokens([[8], [9]]), tokens([[8], [9]]), 1)
+  new = tokens([[8], [9]])
+  used = cache.append(held.segments[0][:1], held.length, new, new)
   assert len(used) == 1
   assert used[0].k[:, 0, :, 0].tolist() == [[0, 8], [0, 0]]
 
