@@ -96,6 +96,7 @@ def _main(argv: Sequence[str]) -> int:
       arguments = commandline.parse(argv)
       system, config_text = _configure(arguments)
       environment.use_compilation_cache(cache.root() / 'xla')
+      environment.return_freed_memory()
       with _on_hosts(arguments):
         run(
           system,

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from flax import nnx
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from restem_jax.models import blockwise, kernels, layers, remat
 from restem_jax.models.cache import KV
@@ -29,6 +29,24 @@ class Part(NamedTuple):
 
   kv: KV
   mask: Bool[Array, 'B T S'] | Whole  # leading axes may be 1
+
+
+def fresh_mask(
+  num_tokens: int,
+  segment_ids: Int[Array, 'B T'] | None,
+  prefix_ids: Int[Array, 'B T'] | None = None,
+) -> Bool[Array, '#B T T']:
+  """Which fresh tokens see which: earlier ones of their segment and prefix."""
+  index = jnp.arange(num_tokens, dtype=jnp.int32)
+  causal = (index[:, None] >= index[None, :])[None]
+  if segment_ids is None:
+    return causal
+  seen = segment_ids[:, :, None] == segment_ids[:, None, :]
+  if prefix_ids is not None:
+    # Without a prefix, no segment: not that of padding, 0, either.
+    prefix_ids = jnp.where(prefix_ids == 0, -1, prefix_ids)
+    seen |= prefix_ids[:, :, None] == segment_ids[:, None, :]
+  return causal & seen
 
 
 # Fresh keys and values of a layer -> the parts they are seen in, and what the

@@ -119,7 +119,7 @@ class Transformer(nnx.Module):
     c = self.config
     windows = c.layer_windows()
     angles, local_angles = self.angles(positions)
-    seen = _fresh_mask(tokens.shape[1], segment_ids, prefix_ids)
+    seen = attention.fresh_mask(tokens.shape[1], segment_ids, prefix_ids)
     distance = positions[:, :, None] - positions[:, None, :]  # [B, T, T]
     if implementation != 'xla':  # a kernel has rows of its own
       seen = jnp.broadcast_to(seen, distance.shape)
@@ -155,7 +155,7 @@ class Transformer(nnx.Module):
     angles, local_angles = self.angles(positions)
     graphdef, _ = nnx.split(self.layers)
     if cache is None:
-      fresh = _fresh_mask(tokens.shape[1], segment_ids, None)
+      fresh = attention.fresh_mask(tokens.shape[1], segment_ids, None)
       own = [(positions, fresh)]
     else:
       own = [
@@ -223,20 +223,6 @@ class Transformer(nnx.Module):
         preferred_element_type=jnp.float32,
       )
     return layers.soft_cap(out, self.config.logit_softcap)
-
-
-def _fresh_mask(num_tokens, segment_ids, prefix_ids) -> Array:
-  """Which tokens see which: `[1 or B, T, T]`, causal by index."""
-  index = jnp.arange(num_tokens, dtype=jnp.int32)
-  causal = (index[:, None] >= index[None, :])[None]
-  if segment_ids is None:
-    return causal
-  seen = segment_ids[:, :, None] == segment_ids[:, None, :]
-  if prefix_ids is not None:
-    # Without a prefix, no segment: not that of padding, 0, either.
-    prefix_ids = jnp.where(prefix_ids == 0, -1, prefix_ids)
-    seen |= prefix_ids[:, :, None] == segment_ids[:, None, :]
-  return causal & seen
 
 
 def _default_positions(tokens: Array, positions: Array | None) -> Array:
