@@ -185,6 +185,13 @@ def check_divides(mesh: Mesh, axes_tree: Any, abstract: Any) -> None:
         )
 
 
+def platform(mesh: Mesh | None) -> str:
+  """'tpu', 'gpu' or 'cpu': of a mesh's devices; None: of the default ones."""
+  if mesh is None:
+    return jax.default_backend()
+  return mesh.devices.flat[0].platform
+
+
 def batch_parts(mesh: Mesh) -> int:
   """How many parts a batch is split into."""
   return mesh.shape['data'] * mesh.shape['fsdp']

@@ -20,6 +20,7 @@ from jax.sharding import Mesh
 
 from restem_jax import metrics, multihost, partitioning, shards
 from restem_jax.em.task import SPLITS, Task
+from restem_jax.models import kernels
 from restem_jax.models.transformer import Model, Params
 from restem_jax.records import Problem, Sample, to_json
 from restem_jax.sampling import engine as engine_lib, stops as stops_lib
@@ -45,6 +46,8 @@ class Sampling:
     prefill_tokens: prompt tokens per prefill call.
     kv_dtype: of the cache: 'auto' is the compute dtype; 'int8' takes a half
       or a quarter of the memory and changes samples a little.
+    attention: of prompts: 'xla', or 'cudnn' on GPUs (bfloat16). Decoding is
+      XLA's anyway.
     problems_per_shard: the work that a kill can lose, in problems.
   """
 
@@ -54,12 +57,13 @@ class Sampling:
   steps_per_call: int = 8
   prefill_tokens: int = 512
   kv_dtype: str = 'auto'
+  attention: str = 'xla'
   problems_per_shard: int = 32
 
   def __post_init__(self):
     for field in dataclasses.fields(self):
       value = getattr(self, field.name)
-      if field.name in ('policy', 'kv_dtype'):
+      if field.name in ('policy', 'kv_dtype', 'attention'):
         continue
       if not isinstance(value, int) or value < 1:
         raise ValueError(f'Sampling.{field.name}={value!r}; write 1 or more')
@@ -67,6 +71,12 @@ class Sampling:
       raise ValueError(
         f'Sampling.kv_dtype={self.kv_dtype!r}; write one of '
         f'{", ".join(KV_DTYPES)}'
+      )
+
+    if self.attention not in kernels.PREFILL_CHOICES:
+      raise ValueError(
+        f'Sampling.attention={self.attention!r}; write one of '
+        f'{", ".join(kernels.PREFILL_CHOICES)}'
       )
 
   def kv(self) -> str | None:
@@ -106,6 +116,16 @@ class Sampler:
         f'Sampling.num_slots={sampling.num_slots} must be a multiple of '
         f'{parts}, the data x fsdp devices of the mesh'
       )
+    try:
+      self._attention = kernels.choose(
+        sampling.attention,
+        platform=partitioning.platform(mesh),
+        config=model.config,
+        dtype=model.dtype,
+        row_len=task.max_prompt_len,
+      )
+    except ValueError as e:
+      raise ValueError(f'Sampling.{e}') from None
 
   @functools.cached_property
   def _prompts(self) -> dict[str, tuple[int, ...]]:
@@ -158,6 +178,7 @@ class Sampler:
       steps_per_call=self.sampling.steps_per_call,
       prefill_tokens=self.sampling.prefill_tokens,
       kv_dtype=self.sampling.kv(),
+      prefill_attention=self._attention,
       mesh=self.mesh,
     )
 

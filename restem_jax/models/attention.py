@@ -49,7 +49,28 @@ def fresh_mask(
   return causal & seen
 
 
-# Fresh keys and values of a layer -> the parts they are seen in, and what the
+def joined(parts: Sequence[Part], implementation: str) -> Part:
+  """The parts behind each other, for a kernel, which takes one stretch.
+
+  Rows of a shared part are repeated.
+
+  Args:
+    parts: none quantized.
+    implementation: as `kernels.choose` gives it, not xla.
+  """
+  kvs, masks = zip(*parts, strict=True)
+  rows = max(len(x) for x in (*masks, *(kv.k for kv in kvs)))
+  t = max(mask.shape[1] for mask in masks)
+  join = lambda arrays: jnp.concatenate(
+    [jnp.broadcast_to(x, (rows, *x.shape[1:])) for x in arrays], -2
+  )
+  kv = KV(join([kv.k for kv in kvs]), join([kv.v for kv in kvs]))
+  masks = [jnp.broadcast_to(x, (rows, t, x.shape[-1])) for x in masks]
+  mask = jnp.concatenate(masks, -1)
+  return Part(kv, kernels.prepare(implementation, mask))
+
+
+# Fresh keys and values of a layer -> the parts that are seen, and what the
 # caller keeps of them.
 Store = Callable[[KV], tuple[Sequence[Part], Any]]
 
@@ -168,7 +189,6 @@ class Attention(nnx.Module):
     self,
     x: Float[Array, 'B T D'],
     angles: tuple[Array, Array],
-    context: Sequence[Part],
     store: Store,
   ) -> tuple[Array, Any]:
     """One layer (without the stacked axis).
@@ -176,8 +196,8 @@ class Attention(nnx.Module):
     Args:
       x: normed activations.
       angles: sin and cos of the tokens' positions, `[B, T, head_dim / 2]`.
-      context: earlier keys and values of this layer.
-      store: takes the fresh ones, `[B, K, T, head_dim]`.
+      store: takes the fresh keys and values, `[B, K, T, head_dim]`, and
+        gives them back among the earlier ones of this layer.
 
     Returns:
       `[B, T, D]`, and what `store` kept.
@@ -200,7 +220,7 @@ class Attention(nnx.Module):
     k, v = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
     q, k, v = (remat.named(each, remat.QKV) for each in (q, k, v))
     scale = c.head_dim**-0.5 if c.query_scale is None else c.query_scale
-    own, kept = store(KV(k, v))
-    out = attend(q, [*context, *own], scale, c.attention_softcap)
+    parts, kept = store(KV(k, v))
+    out = attend(q, parts, scale, c.attention_softcap)
     out = out.transpose(0, 3, 1, 2, 4).reshape(b, t, c.num_heads, c.head_dim)
     return layers.project(out, self.o, num_in=2), kept

@@ -21,6 +21,7 @@ from restem_jax.models.cache import KV
 from restem_jax.models.config import ModelConfig
 
 CHOICES = ('auto', 'xla', 'splash', 'cudnn')
+PREFILL_CHOICES = ('xla', 'cudnn')
 _LANES = 128  # of a TPU
 _log = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ def choose(
   check(choice)
   if choice == 'xla' or (choice == 'auto' and platform != 'tpu'):
     return 'xla'
-  refused = lambda why: ValueError(f"attention={choice!r} {why}; write 'auto'")
+  refused = lambda why: ValueError(f'attention={choice!r} {why}; leave it out')
   if choice == 'cudnn':
     if platform != 'gpu':
       raise refused(f'runs on GPUs, not on a {platform}')
@@ -94,19 +95,22 @@ class Kernel(abc.ABC):
 
 
 def prepare(
-  implementation: str, mask: Bool[Array, 'B T T']
+  implementation: str, mask: Bool[Array, 'B T S']
 ) -> Kernel | blockwise.Causal:
   """What `attention.Part` takes as a mask, for an implementation.
 
   Args:
-    implementation: as `choose` gives it.
+    implementation: as `choose` gives it, or cudnn_interpreted: what takes
+      cudnn's arguments on a CPU, for tests.
     mask: which tokens see which; each sees at least itself. Of all rows, but
-      for xla.
+      for xla. S is T, but for cudnn.
   """
   if implementation == 'xla':
     return blockwise.Causal(mask)
   if implementation == 'cudnn':
     return Cudnn(mask)
+  if implementation == 'cudnn_interpreted':
+    return Cudnn(mask, implementation='xla')
   assert implementation in ('splash', 'splash_interpreted'), implementation
   from restem_jax.models import splash  # loads Pallas
 
@@ -117,7 +121,7 @@ def prepare(
 class Cudnn(Kernel):
   """A mask for the kernel of NVIDIA's library."""
 
-  mask: Bool[Array, 'B T T']
+  mask: Bool[Array, 'B T S']
   implementation: Any = 'cudnn'
 
   def attend(

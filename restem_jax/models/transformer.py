@@ -53,10 +53,10 @@ class Block(nnx.Module):
       self.post_attention_norm = norm()
       self.post_mlp_norm = norm()
 
-  def __call__(self, x, angles, context, store):
+  def __call__(self, x, angles, store):
     eps = self.config.norm_eps
     y = layers.rms_norm(x, self.pre_attention_norm[...], eps)
-    y, kept = self.attention(y, angles, context, store)
+    y, kept = self.attention(y, angles, store)
     if self.config.post_norms:
       y = layers.rms_norm(y, self.post_attention_norm[...], eps)
     x = partitioning.constrain(x + y, _ACTIVATIONS)
@@ -140,7 +140,7 @@ class Transformer(nnx.Module):
         )
       state = jax.tree.map(lambda p: p.astype(dtype), state)
       store = lambda kv: ([attention.Part(kv, mask)], None)
-      return nnx.merge(graphdef, state)(x, which, (), store)
+      return nnx.merge(graphdef, state)(x, which, store)
 
     layer = remat_lib.checkpointed(layer, remat)
     x = self.embedded(tokens, dtype)
@@ -148,16 +148,26 @@ class Transformer(nnx.Module):
     return layers.rms_norm(x, self.final_norm[...], c.norm_eps)
 
   def extend(
-    self, states, tokens, positions, segment_ids, contexts, cache, num_segments
+    self,
+    states,
+    tokens,
+    positions,
+    segment_ids,
+    contexts,
+    cache,
+    num_segments,
+    implementation,
   ):
     """See `Model.extend`; `states`: the parameters of each layer."""
     c, dtype = self.config, states[0]['pre_attention_norm'].dtype
     angles, local_angles = self.angles(positions)
     graphdef, _ = nnx.split(self.layers)
+    used, length = (), None  # of the cache
     if cache is None:
       fresh = attention.fresh_mask(tokens.shape[1], segment_ids, None)
       own = [(positions, fresh)]
     else:
+      used, length = cache.segments[:num_segments], cache.length
       own = [
         (at, seen[:, None]) for at, seen in cache_lib.views(cache, num_segments)
       ]
@@ -179,9 +189,12 @@ class Transformer(nnx.Module):
         new = (kv,)
         if cache is not None:
           new = cache_lib.append(segments, length, kv.k, kv.v)
-        return [*map(attention.Part, new, masks)], new
+        parts = [*context, *map(attention.Part, new, masks)]
+        if implementation != 'xla':
+          parts = [attention.joined(parts, implementation)]
+        return parts, new
 
-      return nnx.merge(graphdef, state)(x, angles, context, store)
+      return nnx.merge(graphdef, state)(x, angles, store)
 
     x, kept = self.embedded(tokens, dtype), []
     windows = c.layer_windows()
@@ -193,20 +206,16 @@ class Transformer(nnx.Module):
     for i, (state, window) in enumerate(zip(states, windows, strict=True)):
       kvs = [context.layers[i] for context in contexts]
       context = [*map(attention.Part, kvs, earlier[window])]
-      held, length = (), None
-      if cache is not None:
-        held = tuple(s[i] for s in cache.segments[:num_segments])
-        length = cache.length
+      held = tuple(segment[i] for segment in used)
       which = local_angles if window else angles
       x, new = layer(state, x, which, context, own[window], held, length)
       kept.append(new)
     hidden = layers.rms_norm(x, self.final_norm[...], c.norm_eps)
     if cache is None:
       return hidden, tuple(kv for (kv,) in kept)
-    used = tuple(zip(*kept, strict=True))  # [segment][layer]
-    return hidden, cache._replace(
-      segments=(*used, *cache.segments[num_segments:])
-    )
+    grown = tuple(zip(*kept, strict=True))  # [segment][layer]
+    rest = cache.segments[num_segments:]
+    return hidden, cache._replace(segments=(*grown, *rest))
 
   def logits(self, hidden: Array) -> Array:
     """See `Model.logits`."""
@@ -340,6 +349,7 @@ class Model:
     contexts: Sequence[Context] = (),
     cache: Cache | None = None,
     num_segments: int | None = None,
+    implementation: str = 'xla',
   ) -> tuple[Float[Array, 'B T D'], Any]:
     """Hidden states of tokens behind earlier ones: prefill and decoding.
 
@@ -353,6 +363,7 @@ class Model:
       cache: T is 1 and the fresh token is appended to each row. Lengths stay:
         the caller knows which rows are active.
       num_segments: of the cache that are in use; all by default.
+      implementation: of attention without a cache: xla or cudnn.
 
     Returns:
       Hidden states after the final norm in the compute dtype; the fresh
@@ -368,6 +379,7 @@ class Model:
       contexts,
       cache,
       num_segments,
+      implementation,
     )
 
   def logits(

@@ -54,6 +54,7 @@ class Shape:
       prefilled that many together.
     segment_len: tokens of the cache's first segment (`cache.segment_lens`).
     kv_dtype: of the cache: None for the model's, or e.g. int8.
+    prefill_attention: its implementation: xla or cudnn.
   """
 
   max_prompt_len: int
@@ -64,6 +65,7 @@ class Shape:
   prefill_tokens: int = 512
   segment_len: int = 128
   kv_dtype: Any = None
+  prefill_attention: str = 'xla'
 
   @property
   def buckets(self) -> tuple[int, ...]:
@@ -146,11 +148,12 @@ class Programs:
     axes, rows = _PROMPTS, self.rows(size) if size else 1
     ints = lambda *dims: jax.ShapeDtypeStruct(dims, jnp.int32)
     scalar = np.uint32(0)
+    kernel = {'implementation': shape.prefill_attention}
     if kind == 'prefix':
-      fn = functools.partial(slots_lib.prefill_prefix, model)
+      fn = functools.partial(slots_lib.prefill_prefix, model, **kernel)
       args = (self.params(), *[ints(1, shape.prefix_len)] * 3)
     elif kind == 'prefill':
-      fn = functools.partial(slots_lib.prefill, model)
+      fn = functools.partial(slots_lib.prefill, model, **kernel)
       tokens = (ints(rows, size), ints(rows), ints(rows))
       tokens = self._abstract(tokens, _SLOTS)
       args = (self.params(), *tokens, self._prefix())

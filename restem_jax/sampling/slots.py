@@ -68,11 +68,14 @@ def prefill(
   number: Int[Array, ' R'],
   start: Int[Array, ' R'],
   prefix: Prefix | None,
+  implementation: str = 'xla',
 ) -> tuple[cache.KV, ...]:
   """Keys and values of prompts behind their shared prefixes."""
   at = start[:, None] + jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
   contexts = () if prefix is None else (prefix.seen_by(number),)
-  return model.extend(params, tokens, at, contexts=contexts)[1]
+  return model.extend(
+    params, tokens, at, contexts=contexts, implementation=implementation
+  )[1]
 
 
 def prefill_prefix(
@@ -81,9 +84,12 @@ def prefill_prefix(
   tokens: Int[Array, '1 P'],
   positions: Int[Array, '1 P'],
   number: Int[Array, '1 P'],
+  implementation: str = 'xla',
 ) -> Prefix:
   """Keys and values of all shared prefixes, in one packed row."""
-  layers = model.extend(params, tokens, positions, number)[1]
+  layers = model.extend(
+    params, tokens, positions, number, implementation=implementation
+  )[1]
   return Prefix(layers, positions, number)
 
 

@@ -261,13 +261,10 @@ class Trainer:
     Raises:
       ValueError: it can't be what `attention` says.
     """
-    platform = jax.default_backend()
-    if mesh is not None:
-      platform = mesh.devices.flat[0].platform
     try:
       return kernels.choose(
         self.attention,
-        platform=platform,
+        platform=partitioning.platform(mesh),
         config=model.config,
         dtype=model.dtype,
         row_len=row_len,

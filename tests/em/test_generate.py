@@ -175,3 +175,21 @@ def test_chunks():
 def test_refused(field):
   with pytest.raises(ValueError, match=f'Sampling.{field}=0; write 1 or more'):
     Sampling(**{field: 0})
+
+
+@pytest.mark.parametrize(
+  ('field', 'value', 'words'),
+  [
+    ('kv_dtype', 'int4', 'one of auto, float32, bfloat16, int8'),
+    ('attention', 'splash', 'one of xla, cudnn'),
+  ],
+)
+def test_refused_choices(field, value, words):
+  with pytest.raises(ValueError, match=f"Sampling.{field}='{value}'.*{words}"):
+    Sampling(**{field: value})
+
+
+def test_attention_that_the_platform_lacks(sampler):
+  sampling = dataclasses.replace(sampler.sampling, attention='cudnn')
+  with pytest.raises(ValueError, match=r'^Sampling\.attention.*not on a cpu'):
+    Sampler(sampler.task, sampler.model, sampler.tokenizer, sampling)

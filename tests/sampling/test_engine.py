@@ -144,7 +144,8 @@ def test_samples_do_not_depend_on_the_shape(params, shape):
     assert_same(got[key], want[key])
 
 
-def test_shared_prefixes_equal_the_reference(params):
+@pytest.mark.parametrize('attention', ['xla', 'cudnn_interpreted'])
+def test_shared_prefixes_equal_the_reference(params, attention):
   a, b = [5, 6, 7, 8, 9], [5, 6, 1]
   reqs = [
     engine_lib.Request(
@@ -154,7 +155,9 @@ def test_shared_prefixes_equal_the_reference(params):
     )
     for i, prefix in enumerate([a, b, a, [], b, a, []])
   ]
-  engine = make(prefixes=[b, a, [5]], segment_len=8)
+  engine = make(
+    prefixes=[b, a, [5]], segment_len=8, prefill_attention=attention
+  )
   got = collect(engine, params, reqs, SAMPLED)
   assert engine.stats.shared == 3 * len(a) + 2 * len(b)
   want = collect(make(), params, reqs, SAMPLED)
@@ -253,14 +256,15 @@ def test_utilisation_is_counted(params):
   assert 0.7 < busy == stats.utilisation(engine.shape.num_slots) <= 1
 
 
-def test_sharded_equals_one_device(params):
+@pytest.mark.parametrize('attention', ['xla', 'cudnn_interpreted'])
+def test_sharded_equals_one_device(params, attention):
   mesh = partitioning.make_mesh(data=2, fsdp=2, tensor=2)
   shardings = partitioning.shardings(mesh, MODEL.logical_axes())
   reqs = requests(5)
   want = collect(make(), params, reqs, SAMPLED)
-  got = collect(
-    make(mesh=mesh), jax.device_put(params, shardings), reqs, SAMPLED
-  )
+  shape = {'prefixes': [reqs[0].prompt_ids[:4]], 'prefill_attention': attention}
+  placed = jax.device_put(params, shardings)
+  got = collect(make(mesh=mesh, **shape), placed, reqs, SAMPLED)
   for key in want:
     assert_same(got[key], want[key])
 
