@@ -94,10 +94,18 @@ def product(formula: str, x: Array, y: Array) -> Array:
   def einsum(x, y):
     return jnp.einsum(formula, x, y, preferred_element_type=jnp.float32)
 
-  if x.dtype == jnp.float32 or jax.__version_info__ >= (0, 12):
+  def wide(x, y):
+    return einsum(x.astype(jnp.float32), y.astype(jnp.float32))
+
+  def kept(x, y):
+    # Or XLA merges a transpose of the result into a product that it then finds
+    # it does not have, when it runs.
+    return jax.lax.optimization_barrier(einsum(x, y))
+
+  if x.dtype == jnp.float32:
     return einsum(x, y)
-  wide = lambda x, y: einsum(x.astype(jnp.float32), y.astype(jnp.float32))
-  return jax.lax.platform_dependent(x, y, cpu=wide, default=einsum)
+  cpu = kept if jax.__version_info__ >= (0, 12) else wide
+  return jax.lax.platform_dependent(x, y, cpu=cpu, default=einsum)
 
 
 def soft_cap(x: Array, cap: float | None) -> Array:

@@ -1,5 +1,7 @@
 """Norms, rotary angles and the MLP, by hand."""
 
+import itertools
+
 from flax import nnx
 import jax
 import jax.numpy as jnp
@@ -116,3 +118,45 @@ def test_mlp_by_hand():
   x = jnp.array([[[1.0, -1.0]]])
   want = jax.nn.silu(1.0) * 2 + jax.nn.silu(-1.0) * -2
   np.testing.assert_allclose(mlp(x), [[[want, want]]], rtol=1e-6)
+
+
+def turn(array, turned):
+  return array.mT if turned else array
+
+
+@pytest.mark.parametrize(
+  'formula',
+  [
+    'bkgth,bksh->bkgts',
+    'bkgts,bksh->bkgth',
+    'bkgth,bkgts->bkhs',
+    'kmh,ksh->kms',
+    'kms,ksh->kmh',
+  ],
+)
+def test_products_in_bf16(formula):
+  """Whatever the sizes are, and however operands and result are transposed.
+
+  XLA has bf16 products of some forms only, and may find so when it runs them.
+  """
+  x, y = formula.split('->')[0].split(',')
+  rng = np.random.default_rng(4)
+  for transposed in itertools.product([False, True], repeat=3):
+    size = dict(zip('bkgtsmh', rng.choice([1, 2, 3, 8, 20], 7), strict=True))
+    a, b = (
+      jnp.asarray(rng.normal(size=[size[i] for i in names]), jnp.bfloat16)
+      for names in (x, y)
+    )
+
+    @jax.jit
+    def run(a, b, transposed=transposed):
+      a, b = turn(a, transposed[0]), turn(b, transposed[1])
+      return turn(layers.product(formula, a, b), transposed[2])
+
+    got = run(turn(a, transposed[0]), turn(b, transposed[1]))
+    assert got.dtype == jnp.float32
+    wide = [np.asarray(each, np.float64) for each in (a, b)]
+    want = np.einsum(formula, *wide)
+    np.testing.assert_allclose(
+      turn(got, transposed[2]), want, rtol=1e-5, atol=1e-4
+    )
