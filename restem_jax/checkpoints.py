@@ -4,8 +4,9 @@ In: a training state, where the data stands, a validation reward. Out: the
 same, onto any mesh. What is *not* here: when to save (`training.trainer`).
 
 A checkpoint holds `params` (f32), `opt_state` and `progress` (JSON); where
-`params` are adapters, `adapter` (JSON) says of what. Orbax writes into a temporary folder and renames it, so a killed save leaves no
-checkpoint that looks whole. Nothing here unpickles.
+`params` are adapters, `adapter` (JSON) says of what. Orbax writes into a
+temporary folder and renames it, so a killed save leaves no checkpoint that
+looks whole. Nothing here unpickles.
 """
 
 from collections.abc import Mapping, Sequence
@@ -92,8 +93,8 @@ class Checkpoints:
     if step in self._manager.all_steps():
       self._manager.delete(step)
     items: dict[str, Any] = {
-      'params': ocp.args.StandardSave(params),
-      'opt_state': ocp.args.StandardSave(opt_state),
+      'params': _saved(params),
+      'opt_state': _saved(opt_state),
       'progress': ocp.args.JsonSave(dict(progress)),
     }
     if self._adapter is not None:
@@ -141,8 +142,8 @@ class Checkpoints:
     restored = self._manager.restore(
       step,
       args=ocp.args.Composite(
-        params=ocp.args.StandardRestore(_abstract(params)),
-        opt_state=ocp.args.StandardRestore(_abstract(opt_state)),
+        params=_restored(params),
+        opt_state=_restored(opt_state),
         progress=ocp.args.JsonRestore(),
       ),
     )
@@ -165,8 +166,21 @@ def drop_optimizer(directory: epath.PathLike) -> None:
       path.rmtree()
 
 
-def _abstract(tree: Any) -> Any:
-  return jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)
+def _saved(tree: Any) -> ocp.args.PyTreeSave:
+  """What to save, in files of 32 MiB, or 64 of larger ones.
+
+  A file is held in memory until it is full. With Orbax's 2 GiB a process whose
+  state takes 1.6 GB grows by 1.4 while it saves, with these by 0.3.
+  """
+  size = sum(x.nbytes for x in jax.tree.leaves(tree))
+  file_size = min(max(32 << 20, size // 64), 2 << 30)
+  return ocp.args.PyTreeSave(tree, ocdbt_target_data_file_size=file_size)
+
+
+def _restored(tree: Any) -> ocp.args.PyTreeRestore:
+  abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)
+  how = ocp.checkpoint_utils.construct_restore_args(abstract)
+  return ocp.args.PyTreeRestore(abstract, restore_args=how)
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:

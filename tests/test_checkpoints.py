@@ -1,6 +1,7 @@
 """What is saved comes back exactly, and only what is whole counts."""
 
 import json
+import pathlib
 
 from etils import epath
 import jax
@@ -75,6 +76,19 @@ def test_what_is_restored_is_what_was_saved(store):
   *restored, saved = store().restore(3, *blank)
   assert_equal(tuple(restored), kept)
   assert saved == progress
+
+
+def test_no_file_is_large(store, folder):
+  """A file is held in memory until it is full."""
+  key = jax.random.key(0)  # random bits: nothing to compress
+  big = {'w': jax.random.bits(key, (80, 1 << 18), jnp.uint32)}
+  checkpoints = store()
+  checkpoints.save(1, big, {'count': jnp.int32(1)}, {}, None)
+  checkpoints.wait()
+  files = pathlib.Path(folder / '1').rglob('*')
+  sizes = [file.stat().st_size for file in files if file.is_file()]
+  assert sum(sizes) > 80 << 20
+  assert max(sizes) < 64 << 20  # the last array that goes in may overfill it
 
 
 def test_latest_and_best_are_kept(store, folder):
