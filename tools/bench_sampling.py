@@ -31,6 +31,7 @@ TensorFlow is loaded.
 """
 
 import argparse
+import functools
 import gc
 import json
 import os
@@ -75,21 +76,23 @@ class Bench:
 
   def __init__(self, args: argparse.Namespace):
     self.args = args
-    reader = load.open_weights(args.weights) if args.weights else None
-    config = reader.config if reader else SMOLLM2
+    self.reader = load.open_weights(args.weights) if args.weights else None
+    config = self.reader.config if self.reader else SMOLLM2
     self.model = Model(config, policy_lib.compute_dtype(args.dtype))
-    if reader:
-      self.params = load.load_params(reader, self.model.abstract_params())
-    else:
-      rng = np.random.default_rng(0)
-      self.params = jax.tree.map(
-        lambda s: jnp.asarray(0.02 * rng.standard_normal(s.shape, np.float32)),
-        self.model.abstract_params(),
-      )
     rng = np.random.default_rng(1)
     draw = lambda n: rng.integers(1, config.vocab_size, n).tolist()
     self.prefix = draw(PREFIX)
     self.prompts = [self.prefix + draw(OWN) for _ in range(64)]
+
+  @functools.cached_property
+  def params(self):
+    if self.reader:
+      return load.load_params(self.reader, self.model.abstract_params())
+    rng = np.random.default_rng(0)
+    return jax.tree.map(
+      lambda s: jnp.asarray(0.02 * rng.standard_normal(s.shape, np.float32)),
+      self.model.abstract_params(),
+    )
 
   def engine(self, new: int = NEW) -> engine_lib.Engine:
     no_stops = stops.build([b'x'] * self.model.config.vocab_size)
@@ -272,6 +275,8 @@ def million_growth_mib() -> float:
 def first_sample(bench: Bench) -> None:
   """Ends with the first rollout, of 8 tokens."""
   engine = bench.engine()
+  with engine.programs.compiling():  # as `em.generate` does
+    jax.block_until_ready(bench.params)
   next(engine.sample(bench.params, bench.w1(), PAPER, seed=0, max_new_tokens=8))
 
 

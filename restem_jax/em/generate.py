@@ -11,6 +11,7 @@ that was killed samples only the chunks that are not complete.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+import contextlib
 import dataclasses
 import functools
 import logging
@@ -182,6 +183,10 @@ class Sampler:
       mesh=self.mesh,
     )
 
+  def compiling(self) -> contextlib.AbstractContextManager[None]:
+    """See `Programs.compiling`."""
+    return self._engine.programs.compiling()
+
   @property
   def stats(self) -> engine_lib.Stats:
     """Counters of the engine."""
@@ -302,14 +307,17 @@ def generate(
   for c in [c for c in todo if not pending[c]]:
     write(c)  # every prompt of it is too long
   left = sum(pending.values())
+  with sampler.compiling():
+    params = params_fn()
   samples = sampler.sample(
-    params_fn(),
+    params,
     (p for c in todo for p in cut[c]),
     policy,
     num_samples=num_samples,
     seed=seed,
     iteration=iteration,
   )
+  del params  # the engine makes a copy and lets go of them
   total = num_samples * len(problems) // multihost.count()
   with metrics.progress(what, total, total - left) as bar:
     for sample in samples:

@@ -6,9 +6,11 @@ what they compute (`slots`), and when they run (`engine`).
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent import futures
 import contextlib
 import dataclasses
 import functools
+import threading
 from typing import Any
 
 import jax
@@ -135,11 +137,14 @@ class Programs:
     return -(-rows // self._parts) * self._parts
 
   def keys(self) -> list[tuple[str, int]]:
-    """Every (kind, size) that sampling may run."""
+    """Every (kind, size) that sampling may run; first what it always does."""
     shape = self.shape
     keys = [('prefix', 0)] if shape.prefix_len else []
-    keys += [(k, b) for b in shape.buckets for k in ('prefill', 'insert')]
-    return keys + [('decode', n + 1) for n in range(len(shape.segment_lens))]
+    # Some prompt is as long as the largest bucket, and all start at decode 1.
+    largest, *buckets = reversed(shape.buckets)
+    keys += [('prefill', largest), ('insert', largest), ('decode', 1)]
+    keys += [(k, b) for b in buckets for k in ('prefill', 'insert')]
+    return keys + [('decode', n) for n in range(2, len(shape.segment_lens) + 1)]
 
   def lower(self, kind: str, size: int) -> jax.stages.Lowered:
     """Traces one of `keys`; nothing is allocated."""
@@ -179,17 +184,39 @@ class Programs:
 
   def run(self, kind: str, size: int, *args):
     """Runs a program, compiling it if it is not there yet."""
-    program = self.compiled.get((kind, size))
-    if program is None:
-      program = self.lower(kind, size).compile()
-      self.compiled[kind, size] = program
-    return program(*args)
+    self._compile((kind, size))
+    return self.compiled[kind, size](*args)
 
   def compile(self) -> None:
     """Compiles all of `keys`."""
     for key in self.keys():
-      if key not in self.compiled:
-        self.compiled[key] = self.lower(*key).compile()
+      self._compile(key)
+
+  @contextlib.contextmanager
+  def compiling(self) -> Iterator[None]:
+    """Compiles `keys` beside what is done meanwhile; it ends with the block.
+
+    Weights take as long to load, and need other parts of a machine. What has
+    not begun by then is compiled when it is wanted.
+    """
+    ended = threading.Event()
+
+    def work() -> None:
+      for key in self.keys():
+        if not ended.is_set():
+          self._compile(key)
+
+    with futures.ThreadPoolExecutor(1) as pool:
+      working = pool.submit(work)
+      try:
+        yield
+      finally:
+        ended.set()
+    working.result()
+
+  def _compile(self, key: tuple[str, int]) -> None:
+    if key not in self.compiled:
+      self.compiled[key] = self.lower(*key).compile()
 
   def prepare(self, params: Params) -> Params:
     """`Model.unstacked` parameters, sharded; as they are if they are that."""

@@ -1,5 +1,7 @@
 """Programs are known from shapes alone, and so is what they take."""
 
+import time
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -47,8 +49,13 @@ def test_every_program_compiles_from_shapes(axes):
   made = make(mesh, prefix_len=3, max_prompt_len=40, segment_len=16)
   assert made.keys() == [
     ('prefix', 0),
-    *((kind, size) for size in (32, 39) for kind in ('prefill', 'insert')),
-    *(('decode', n) for n in (1, 2, 3)),
+    ('prefill', 39),
+    ('insert', 39),
+    ('decode', 1),
+    ('prefill', 32),
+    ('insert', 32),
+    ('decode', 2),
+    ('decode', 3),
   ]
   made.compile()
   assert len(made) == len(made.keys())
@@ -94,3 +101,25 @@ def test_unstacked_parameters_stay_as_they_are():
   want = jax.tree.map(lambda x: (x.shape, x.dtype), made.params())
   assert got == want
   assert params['layers'][1]['mlp']['up'].dtype == jnp.float32
+
+
+def test_what_is_compiled_beside_other_work_is_not_compiled_again():
+  made = make(max_prompt_len=40, segment_len=16)
+  with made.compiling():
+    while len(made.compiled) < 2:
+      time.sleep(0.01)
+  begun = dict(made.compiled)
+  assert 2 <= len(begun) <= 4  # at most one more when the block ended
+  assert list(begun) == made.keys()[: len(begun)]
+  made.compile()
+  assert set(made.compiled) == set(made.keys())
+  assert all(made.compiled[key] is begun[key] for key in begun)
+
+
+def test_errors_beside_compiling_are_told():
+  made = make()
+  with pytest.raises(ValueError, match='no weights'), made.compiling():
+    raise ValueError('no weights')
+  made.lower = lambda *_: 1 / 0
+  with pytest.raises(ZeroDivisionError), made.compiling():
+    pass
