@@ -6,7 +6,6 @@ is *not* here: metrics and progress bars (`metrics`).
 
 from collections.abc import Iterator
 import contextlib
-import ctypes
 import importlib.metadata
 import logging
 import os
@@ -85,22 +84,6 @@ def use_compilation_cache(folder: pathlib.Path) -> None:
     config.update('jax_compilation_cache_dir', str(folder))
   # Small programs add up: the default leaves out what compiles in a second.
   config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
-
-
-def return_freed_memory() -> None:
-  """Has malloc give what it freed back to the system, from 1 MiB up.
-
-  XLA's CPU products in bf16 (from jax 0.12 on) leave hundreds of MiB in its
-  pools otherwise, and lose about 5 % of their speed to this; those of earlier
-  versions leave little and would lose a third (docs/performance.md). Without
-  effect where the C library isn't glibc, or MALLOC_MMAP_THRESHOLD_ is set.
-  """
-  import jax  # as above
-
-  mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)
-  mine = 'MALLOC_MMAP_THRESHOLD_' not in os.environ
-  if mallopt is not None and mine and jax.__version_info__ >= (0, 12):
-    mallopt(-3, 1 << 20)  # M_MMAP_THRESHOLD of malloc.h
 
 
 @contextlib.contextmanager

@@ -29,7 +29,7 @@ except ImportError as e:
   # Without gin-config, the checkout's own gin/ is what `import gin` finds.
   raise ImportError('gin is missing: pip install gin-config') from e
 
-from restem_jax import commandline, environment
+from restem_jax import commandline, environment, memory
 from restem_jax.commandline import Arguments, near, UsageError
 from restem_jax.weights import cache
 
@@ -96,7 +96,7 @@ def _main(argv: Sequence[str]) -> int:
       arguments = commandline.parse(argv)
       system, config_text = _configure(arguments)
       environment.use_compilation_cache(cache.root() / 'xla')
-      environment.return_freed_memory()
+      memory.return_large_blocks()
       with _on_hosts(arguments):
         run(
           system,

@@ -20,6 +20,7 @@ RECIPES = sorted((ROOT / 'gin').rglob('*.gin'))
 NOUNS = {
   'commandline',
   'environment',
+  'memory',
   'metrics',
   'records',
   'shards',

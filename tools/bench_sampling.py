@@ -48,7 +48,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from restem_jax import environment
+from restem_jax import environment, memory
 from restem_jax.em import policy as policy_lib
 from restem_jax.models import layers
 from restem_jax.models.config import ModelConfig
@@ -323,7 +323,7 @@ def main() -> None:
   parser.add_argument('--torch_python', default=sys.executable)
   parser.add_argument('--child', help=argparse.SUPPRESS)
   args = parser.parse_args()
-  environment.return_freed_memory()  # as main does
+  memory.return_large_blocks()  # as main does
   if args.child == 'w3_peak_over_computed':
     print(w3_peak_over_computed(Bench(args)))
     return

@@ -19,7 +19,7 @@ import logging
 from etils import epath
 from jax.sharding import Mesh
 
-from restem_jax import metrics, multihost, partitioning, shards
+from restem_jax import memory, metrics, multihost, partitioning, shards
 from restem_jax.em.task import SPLITS, Task
 from restem_jax.models import kernels
 from restem_jax.models.transformer import Model, Params
@@ -215,6 +215,7 @@ class Sampler:
       )
       for problem_id, ids in prompts.items()
     )
+    memory.trim()  # of what came before
     for rollout in self._engine.sample(
       params, requests, policy, seed=seed, iteration=iteration
     ):
@@ -230,6 +231,7 @@ class Sampler:
         logprobs=tuple(round(x, 6) for x in rollout.logprobs),
         finish=rollout.finish,
       )
+    memory.trim()
 
 
 def shard_path(directory: epath.Path, kind: str, chunk: int) -> epath.Path:
