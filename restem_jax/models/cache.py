@@ -106,14 +106,16 @@ def append(
     k: `[B, K, 1, head_dim]`.
     v: as `k`.
   """
-  rows = jnp.arange(k.shape[0])
+  # With every index but those of head_dim: were heads a slice, TPUs would copy
+  # the cache into a layout where they lie inside, and back.
+  rows, heads = jnp.arange(k.shape[0])[:, None], jnp.arange(k.shape[1])[None]
   out, offset = [], 0
   for kv in segments:
     size = kv.k.shape[2]
     at = length - offset
     at = jnp.where((at >= 0) & (at < size), at, size)  # beyond it: dropped
     new = pack(KV(k, v), kv.k.dtype)
-    put = lambda old, x, at=at: old.at[rows, :, at].set(
+    put = lambda old, x, at=at[:, None]: old.at[rows, heads, at].set(
       x[:, :, 0], mode='drop', unique_indices=True
     )
     out.append(jax.tree.map(put, kv, new))

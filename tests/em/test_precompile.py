@@ -85,6 +85,25 @@ def test_a_tpu_that_is_not_here():
   np.testing.assert_allclose(decode.cost.flops, decode.model_flops, rtol=0.1)
 
 
+def test_a_tpu_does_not_copy_its_cache():
+  reason = "libtpu is missing: pip install 'restem_jax[tpu]'"
+  pytest.importorskip('libtpu', reason=reason)
+  config = dataclasses.replace(
+    SETUP.config, num_layers=2, num_kv_heads=8, head_dim=128
+  )
+  setup = dataclasses.replace(
+    SETUP,
+    config=config,  # 2 kv heads on each of 4 chips
+    sampling=dataclasses.replace(SETUP.sampling, num_slots=64),
+    max_prompt_len=512,
+    max_new_tokens=512,
+  )
+  target = hardware.target('v5e:2x2')
+  _, decode = precompile.check(setup, target, train=False)
+  # A copy of one segment of keys would be an eighth.
+  assert decode.temp < decode.held['cache'] / 16
+
+
 def test_time_is_that_of_the_slowest():
   chip = hardware.Chip(
     name='toy', hbm=1e9, peak=1e12, hbm_rate=1e9, wire_rate=1e8, clock=1e6

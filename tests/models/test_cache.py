@@ -1,5 +1,7 @@
 """Tokens land where their position says."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -69,6 +71,24 @@ def test_insert_and_append(lens):
   held = held._replace(segments=segments, length=held.length + ints(1, 0, 1))
   assert seen(held) == [[105, 106, 107, 8], [], [101, 102, 3]]
   assert seen(held, layer=0) == [[5, 6, 7, 8], [], [1, 2, 3]]
+
+
+@pytest.mark.parametrize('dtype', [jnp.float32, jnp.int8])
+def test_each_head_appends_its_own(dtype):
+  config = dataclasses.replace(CONFIG, num_heads=3, num_kv_heads=3)
+  held = cache.empty(config, 2, (2, 2), dtype)
+  k = jnp.arange(12, dtype=jnp.float32).reshape(2, 3, 1, 2)
+  layer = [segment[0] for segment in held.segments]
+  used = cache.append(layer, ints(1, 2), k, 2 * k)
+  packed = cache.pack(cache.KV(k, 2 * k), dtype)
+  whole = jax.tree.map(lambda *x: jnp.concatenate(x, 2), *used)
+  for got, new in zip(
+    jax.tree.leaves(whole), jax.tree.leaves(packed), strict=True
+  ):
+    # Row 0 goes to the first segment's end, row 1 to the second one's start.
+    want = jnp.zeros_like(got).at[0, :, 1].set(new[0, :, 0])
+    want = want.at[1, :, 2].set(new[1, :, 0])
+    np.testing.assert_array_equal(got, want)
 
 
 def test_what_is_beyond_the_segments_in_use_is_dropped():
