@@ -12,18 +12,31 @@ from restem_jax.training import batches
 
 ROW_LEN, NUM_ROWS = 20, 6
 
-# Few different tokens, so that prompts begin alike.
 _ids = lambda lowest, most: st.lists(
   st.integers(1, 3), min_size=lowest, max_size=most
 ).map(tuple)
-example_lists = st.lists(
-  st.tuples(_ids(1, 12), _ids(1, 6), st.sampled_from([0.25, 1.0, 2.0])),
-  min_size=1,
-  max_size=NUM_ROWS,
+# Prompts leave a common one somewhere, and often end alike: a tree.
+example_lists = st.tuples(
+  _ids(9, 9),
+  st.lists(
+    st.tuples(
+      st.integers(0, 9),
+      _ids(1, 3),
+      _ids(1, 6),
+      st.sampled_from([0.25, 1.0, 2.0]),
+    ),
+    min_size=1,
+    max_size=NUM_ROWS,
+  ),
 ).map(
   lambda drawn: [
-    Example(id=f'p{i // 2}#{i}', prompt_ids=p, target_ids=t, weight=w)
-    for i, (p, t, w) in enumerate(drawn)
+    Example(
+      id=f'p{i // 2}#{i}',
+      prompt_ids=(*drawn[0][:cut], *own),
+      target_ids=target,
+      weight=weight,
+    )
+    for i, (cut, own, target, weight) in enumerate(drawn[1])
   ]
 )
 
@@ -61,13 +74,15 @@ def one_per_row(examples, normalizer='real_tokens') -> dict[str, np.ndarray]:
   weights = batches.token_weights(examples, normalizer)
   batch = {
     name: np.zeros((NUM_ROWS, ROW_LEN), np.int32)
-    for name in ('tokens', 'segment_ids', 'prefix_ids', 'positions')
-  } | {'weights': np.zeros((NUM_ROWS, ROW_LEN), np.float32)}
+    for name in ('tokens', 'positions')
+  } | {
+    'seen_until': np.full((NUM_ROWS, ROW_LEN), ROW_LEN, np.int32),
+    'weights': np.zeros((NUM_ROWS, ROW_LEN), np.float32),
+  }
   for row, (example, weight) in enumerate(zip(examples, weights, strict=True)):
     prompt, target = example.prompt_ids, example.target_ids
     n = len(prompt) + len(target)
     batch['tokens'][row, :n] = (*prompt, *target)
-    batch['segment_ids'][row, :n] = 1
     batch['positions'][row, :n] = np.arange(n)
     batch['weights'][row, len(prompt) : n] = weight
   return batch

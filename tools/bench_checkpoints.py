@@ -59,8 +59,7 @@ def batch() -> dict[str, jax.Array]:
   weights[:, ROW_LEN // 2 :] = 1
   return {
     'tokens': jnp.asarray(rng.integers(0, CONFIG.vocab_size, shape), jnp.int32),
-    'segment_ids': jnp.ones(shape, jnp.int32),
-    'prefix_ids': jnp.zeros(shape, jnp.int32),
+    'seen_until': jnp.full(shape, shape[1], jnp.int32),
     'positions': jnp.asarray(np.tile(np.arange(ROW_LEN), (ROWS, 1)), jnp.int32),
     'weights': jnp.asarray(weights),
   }

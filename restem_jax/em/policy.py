@@ -12,6 +12,7 @@ f32, the sum rounded to it. So training validates what is later restored.
 from collections.abc import Mapping
 import dataclasses
 import functools
+import pathlib
 from typing import Any
 
 from etils import epath
@@ -37,11 +38,25 @@ def compute_dtype(name: str) -> jnp.dtype:
   if name not in DTYPES:
     raise ValueError(f'System.dtype={name!r}; write one of {", ".join(DTYPES)}')
   if name == 'auto':
-    # XLA's CPU matmuls: bf16 is the faster one from jax 0.12 on only
-    # (docs/performance.md has both).
-    slow = jax.default_backend() == 'cpu' and jax.__version_info__ < (0, 12)
+    slow = jax.default_backend() == 'cpu' and not fast_bfloat16_on_cpu()
     name = 'float32' if slow else 'bfloat16'
   return jnp.dtype(name)
+
+
+def fast_bfloat16_on_cpu(
+  cpuinfo: str = '/proc/cpuinfo',
+  version: tuple[int, ...] = jax.__version_info__,
+) -> bool:
+  """Whether XLA's matmuls are faster in bf16 than in f32 on this CPU.
+
+  As measured (docs/performance.md): on those that have instructions for it,
+  and from jax 0.12 on only. By what the CPU says of itself, not by a clock: a
+  run that goes on must find the same.
+  """
+  if version < (0, 12) or not (path := pathlib.Path(cpuinfo)).exists():
+    return False
+  words = path.read_text(encoding='utf-8').split()
+  return not {'avx512_bf16', 'amx_bf16'}.isdisjoint(words)
 
 
 class Policies:

@@ -60,7 +60,7 @@ def train(model: Model, trainer: Trainer, row_len: int, mesh: Mesh) -> Program:
       jnp.float32 if name == 'weights' else jnp.int32,
       sharding=rows,
     )
-    for name in ('tokens', 'positions', 'segment_ids', 'prefix_ids', 'weights')
+    for name in ('tokens', 'positions', 'seen_until', 'weights')
   }
   step = step_lib.make_train_step(
     model,

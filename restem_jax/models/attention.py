@@ -33,20 +33,23 @@ class Part(NamedTuple):
 
 def fresh_mask(
   num_tokens: int,
-  segment_ids: Int[Array, 'B T'] | None,
-  prefix_ids: Int[Array, 'B T'] | None = None,
+  segment_ids: Int[Array, 'B T'] | None = None,
+  seen_until: Int[Array, 'B T'] | None = None,
 ) -> Bool[Array, '#B T T']:
-  """Which fresh tokens see which: earlier ones of their segment and prefix."""
+  """Which fresh tokens see which: earlier ones, and themselves.
+
+  Args:
+    num_tokens: T.
+    segment_ids: they see those of their own segment only.
+    seen_until: the first token that no longer sees this one.
+  """
   index = jnp.arange(num_tokens, dtype=jnp.int32)
-  causal = (index[:, None] >= index[None, :])[None]
-  if segment_ids is None:
-    return causal
-  seen = segment_ids[:, :, None] == segment_ids[:, None, :]
-  if prefix_ids is not None:
-    # Without a prefix, no segment: not that of padding, 0, either.
-    prefix_ids = jnp.where(prefix_ids == 0, -1, prefix_ids)
-    seen |= prefix_ids[:, :, None] == segment_ids[:, None, :]
-  return causal & seen
+  seen = (index[:, None] >= index[None, :])[None]
+  if segment_ids is not None:
+    seen &= segment_ids[:, :, None] == segment_ids[:, None, :]
+  if seen_until is not None:
+    seen &= index[None, :, None] < seen_until[:, None, :]
+  return seen
 
 
 def joined(parts: Sequence[Part], implementation: str) -> Part:

@@ -109,8 +109,7 @@ class Transformer(nnx.Module):
     self,
     tokens,
     positions,
-    segment_ids,
-    prefix_ids,
+    seen_until,
     dtype,
     remat,
     implementation,
@@ -119,7 +118,7 @@ class Transformer(nnx.Module):
     c = self.config
     windows = c.layer_windows()
     angles, local_angles = self.angles(positions)
-    seen = attention.fresh_mask(tokens.shape[1], segment_ids, prefix_ids)
+    seen = attention.fresh_mask(tokens.shape[1], seen_until=seen_until)
     distance = positions[:, :, None] - positions[:, None, :]  # [B, T, T]
     if implementation != 'xla':  # a kernel has rows of its own
       seen = jnp.broadcast_to(seen, distance.shape)
@@ -164,7 +163,7 @@ class Transformer(nnx.Module):
     graphdef, _ = nnx.split(self.layers)
     used, length = (), None  # of the cache
     if cache is None:
-      fresh = attention.fresh_mask(tokens.shape[1], segment_ids, None)
+      fresh = attention.fresh_mask(tokens.shape[1], segment_ids)
       own = [(positions, fresh)]
     else:
       used, length = cache.segments[:num_segments], cache.length
@@ -311,8 +310,7 @@ class Model:
     params: Params,
     tokens: Int[Array, 'B T'],
     positions: Int[Array, 'B T'] | None = None,
-    segment_ids: Int[Array, 'B T'] | None = None,
-    prefix_ids: Int[Array, 'B T'] | None = None,
+    seen_until: Int[Array, 'B T'] | None = None,
     remat: str = 'none',
     implementation: str = 'xla',
   ) -> Float[Array, 'B T D']:
@@ -323,9 +321,8 @@ class Model:
         dtype layer by layer.
       tokens: token ids. They see each other causally by index.
       positions: defaults to 0..T-1.
-      segment_ids: tokens see only their own segment (packed examples).
-      prefix_ids: the segment that a token sees as well, before its own; 0
-        for none.
+      seen_until: the index of the first token that no longer sees this one
+        (packed examples); all later ones do by default.
       remat: what the backward pass may keep (`remat`).
       implementation: of attention, as `kernels.choose` gives it.
     """
@@ -333,8 +330,7 @@ class Model:
     return self._module(params).hidden(
       tokens,
       positions,
-      segment_ids,
-      prefix_ids,
+      seen_until,
       self.dtype,
       remat,
       implementation,
@@ -393,8 +389,8 @@ class Model:
     params: Params,
     tokens: Int[Array, 'B T'],
     positions: Int[Array, 'B T'] | None = None,
-    segment_ids: Int[Array, 'B T'] | None = None,
+    seen_until: Int[Array, 'B T'] | None = None,
   ) -> Float[Array, 'B T V']:
     """f32 logits of whole sequences: for references and tests, not speed."""
-    hidden = self.hidden(params, tokens, positions, segment_ids)
+    hidden = self.hidden(params, tokens, positions, seen_until)
     return self.logits(params, hidden)

@@ -4,14 +4,18 @@ In: a random-access sequence of `Example`s. Out: batches of packed rows, in an
 order that is a function of (seed, epoch) alone. What is *not* here: where the
 examples come from, which share a row (`packing`), devices.
 
-  example 0: prompt p p p x, target a b    example 2: prompt q q, target d
-  example 1: prompt p p p y, target c      `p p p` is shared
+  example 0: prompt p p x, target a b    example 2: prompt p p y, target d
+  example 1: prompt p p x, target c      `p p` is shared, the last token never
 
-  tokens       p p p x a b y c q q d 0
-  weights      0 0 0 0 w w 0 v 0 0 u 0     of *predicting* that token
-  segment_ids  1 1 1 2 2 2 3 3 4 4 4 0     0 is padding
-  prefix_ids   0 0 0 1 1 1 1 1 0 0 0 0     the segment that it sees as well
-  positions    0 1 2 3 4 5 3 4 0 1 2 0
+  tokens      p p x a b x c y d 0
+  weights     0 0 0 w w 0 v 0 u 0     of *predicting* that token
+  positions   0 1 2 3 4 2 3 2 3 0
+  seen_until  9 9 5 5 5 7 7 9 9 10    the first later token that doesn't see it
+  index      -1-1 0 0 0 1 1 2 2 -1    of the example; -1: shared, or padding
+
+Examples that share most are neighbours, so who sees a token is one stretch
+behind it: one number per token is the whole mask (as in FlashMask, arXiv
+2410.01359). Padding sees itself.
 """
 
 from collections import Counter
@@ -90,10 +94,10 @@ class Feed:
         raise ValueError(f'example {example.id} has no prompt or no target')
 
   @functools.cached_property
-  def _shared(self) -> list[int]:
+  def _nodes(self) -> list[packing.Path]:
     if not self.share_prefixes:
-      return [0] * len(self.examples)
-    return packing.shared_prefixes([e.prompt_ids for e in self.examples])
+      return [()] * len(self.examples)
+    return packing.paths([e.prompt_ids for e in self.examples])
 
   @functools.cached_property
   def _weights(self) -> list[float]:
@@ -104,7 +108,7 @@ class Feed:
     return packing.pack(
       [e.prompt_ids for e in self.examples],
       [len(e.prompt_ids) + len(e.target_ids) for e in self.examples],
-      self._shared,
+      self._nodes,
       self.row_len,
       seed=self.seed * 1_000_003 + epoch,
     )
@@ -119,9 +123,9 @@ class Feed:
     """An iterator over one epoch's batches.
 
     Its `get_state()` and `set_state()` resume it exactly, whatever the rows. A
-    batch is a dict of numpy arrays `[B, T]`: tokens, segment_ids, prefix_ids,
-    positions (int32), weights (f32) and index (int32: which example, -1 where
-    none). The last batch is filled up with rows of padding.
+    batch is a dict of numpy arrays `[B, T]`: tokens, positions, seen_until,
+    index (int32) and weights (f32). The last batch is filled up with rows of
+    padding.
 
     Args:
       epoch: from 0.
@@ -143,35 +147,29 @@ class Feed:
 
   def _row(self, members: Sequence[int]) -> dict[str, np.ndarray]:
     row = {
-      name: np.zeros(self.row_len, np.int32)
-      for name in ('tokens', 'segment_ids', 'prefix_ids', 'positions', 'index')
-    } | {'weights': np.zeros(self.row_len, np.float32)}
-    row['index'] -= 1
-    segments: dict[tuple[int, ...], int] = {}
-    at = segment = 0
-
-    def put(tokens, start, prefix, index) -> slice:
-      nonlocal at, segment
-      segment += 1
-      where = slice(at, at + len(tokens))
-      row['tokens'][where] = tokens
-      row['segment_ids'][where] = segment
-      row['prefix_ids'][where] = prefix
-      row['positions'][where] = np.arange(start, start + len(tokens))
-      row['index'][where] = index
-      at = where.stop
-      return where
-
-    for i in members:
-      example, n = self.examples[i], self._shared[i]
-      prefix = tuple(example.prompt_ids[:n])
-      if n and prefix not in segments:
-        put(prefix, 0, 0, -1)
-        segments[prefix] = segment
-      tokens = (*example.prompt_ids[n:], *example.target_ids)
-      where = put(tokens, n, segments[prefix] if n else 0, i)
-      target = slice(where.stop - len(example.target_ids), where.stop)
-      row['weights'][target] = self._weights[i]
+      name: np.zeros(self.row_len, np.int32) for name in ('tokens', 'positions')
+    } | {
+      'seen_until': np.arange(1, self.row_len + 1, dtype=np.int32),
+      'index': np.full(self.row_len, -1, np.int32),
+      'weights': np.zeros(self.row_len, np.float32),
+    }
+    prompts = [self.examples[i].prompt_ids for i in members]
+    path, end = np.zeros(0, np.intp), 0  # where the example's tokens are
+    for at, shared in packing.in_order(prompts, range(len(members))):
+      i = members[at]
+      shared *= self.share_prefixes
+      example = self.examples[i]
+      row['seen_until'][path[shared:]] = end
+      row['index'][path[:shared]] = -1
+      own = np.arange(
+        end, end + len(example.prompt_ids) + len(example.target_ids) - shared
+      )
+      path, end = np.append(path[:shared], own), own[-1] + 1
+      row['tokens'][path] = (*example.prompt_ids, *example.target_ids)
+      row['positions'][path] = np.arange(len(path))
+      row['index'][own] = i
+      row['weights'][path[len(example.prompt_ids) :]] = self._weights[i]
+    row['seen_until'][path] = end
     return row
 
 

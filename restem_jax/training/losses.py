@@ -45,13 +45,13 @@ def weighted_nll(
     params,
     batch['tokens'],
     batch['positions'],
-    batch['segment_ids'],
-    batch['prefix_ids'],
+    batch['seen_until'],
     remat=remat,
     implementation=implementation,
   )
-  # Token t + 1 is predicted from hidden state t. The first token of a segment
-  # is a prompt token, whose weight is 0, so no prediction crosses a border.
+  # Token t + 1 is predicted from hidden state t. The first token that an
+  # example has for itself is of its prompt, whose weight is 0, so no prediction
+  # crosses a border.
   rows = (
     hidden[:, :-1],
     batch['tokens'][:, 1:],

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from restem_jax import checkpoints
-from restem_jax.em.policy import Policies
+from restem_jax.em.policy import fast_bfloat16_on_cpu, Policies
 
 
 def test_base_and_restored(directory, model_path):
   policies = Policies(str(model_path), 'auto')
-  fast = jax.__version_info__ >= (0, 12)  # bf16 on a CPU
+  fast = fast_bfloat16_on_cpu()
   assert policies.model.dtype == (jnp.bfloat16 if fast else jnp.float32)
   params = policies.base()
   assert {p.dtype for p in jax.tree.leaves(params)} == {jnp.dtype('float32')}
@@ -22,6 +22,16 @@ def test_base_and_restored(directory, model_path):
     assert jax.tree.all(jax.tree.map(np.array_equal, restored, changed))
   with pytest.raises(ValueError, match='holds no checkpoint; name a step'):
     policies.restore(directory / 'nothing')
+
+
+def test_bfloat16_is_for_cpus_that_have_it(tmp_path):
+  info = tmp_path / 'cpuinfo'
+  info.write_text('flags\t: fpu avx2 avx512_bf16 fma\nbogomips\t: 4890\n')
+  assert fast_bfloat16_on_cpu(str(info), (0, 12, 0))
+  assert not fast_bfloat16_on_cpu(str(info), (0, 10, 2))
+  info.write_text('flags\t: fpu avx2 avx512f fma\n')
+  assert not fast_bfloat16_on_cpu(str(info), (0, 12, 0))
+  assert not fast_bfloat16_on_cpu(str(tmp_path / 'absent'), (0, 12, 0))
 
 
 def test_the_compute_dtype(model_path):

@@ -19,30 +19,36 @@ CONFIG = ModelConfig(**networks.SMALL)
 
 
 def packed_rows(num_rows=B, num_tokens=T):
-  """Five segments a row, two of which see the first, then padding."""
+  """Five pieces a row, three of which see the first, one more the third.
+
+  The last one is padding, which sees itself.
+  """
   rng = np.random.default_rng(0)
-  segments = np.zeros((num_rows, num_tokens), np.int32)
-  prefixes, positions = np.zeros_like(segments), np.zeros_like(segments)
+  seen_until = np.tile(np.arange(1, num_tokens + 1), (num_rows, 1))
+  positions = np.zeros_like(seen_until)
   for row in range(num_rows):
     at = rng.choice(np.arange(8, num_tokens - 8), 5, replace=False)
-    ends = np.sort(at)
-    for i, (start, end) in enumerate(zip((0, *ends[:-1]), ends, strict=True)):
-      prefix = i in (1, 3)
-      segments[row, start:end] = i + 1
-      prefixes[row, start:end] = prefix
-      positions[row, start:end] = np.arange(end - start) + prefix * ends[0]
-  return segments, prefixes, positions
+    a, b, c, d, e = np.sort(at)
+    for start, end, until, first in (
+      (0, a, d, 0),
+      (a, b, b, a),
+      (b, c, d, a),
+      (c, d, d, a + c - b),
+      (d, e, e, 0),
+    ):
+      seen_until[row, start:end] = until
+      positions[row, start:end] = np.arange(first, first + end - start)
+  return seen_until, positions
 
 
 def masks():
   """[B, T, T] of the rows above, and of causal ones."""
-  segments, prefixes, _ = packed_rows()
-  own = segments[:, :, None] == segments[:, None]
-  prefix = (prefixes != 0)[:, :, None] & (
-    prefixes[:, :, None] == segments[:, None]
-  )
   causal = np.tril(np.ones((T, T), bool))[None]
-  return {'packed': causal & (own | prefix), 'causal': np.repeat(causal, B, 0)}
+  seen_until, _ = packed_rows()
+  return {
+    'packed': causal & (np.arange(T)[:, None] < seen_until[:, None]),
+    'causal': np.repeat(causal, B, 0),
+  }
 
 
 MASKS = masks()
@@ -149,7 +155,7 @@ def test_a_network_with_splash():
     networks.SWITCHES['two_thetas']
     | {'windows': (150, 0), 'attention_softcap': 0.5, 'query_scale': 0.9}
   )
-  segments, prefixes, positions = packed_rows()
+  seen_until, positions = packed_rows()
   tokens = np.random.default_rng(2).integers(0, 32, (B, T))
 
   @functools.partial(jax.jit, static_argnums=(1, 2))
@@ -159,12 +165,11 @@ def test_a_network_with_splash():
         params,
         tokens,
         positions,
-        segments,
-        prefixes,
+        seen_until,
         remat=remat,
         implementation=implementation,
       )
-      return jnp.sum(jnp.where((segments > 0)[..., None], hidden, 0) ** 2)
+      return jnp.sum(hidden**2)
 
     return jax.value_and_grad(loss)(params)
 

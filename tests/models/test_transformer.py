@@ -123,13 +123,13 @@ def test_cached_equals_uncached(built, lens):
     np.testing.assert_allclose(logits[:, 0], want[:, t], atol=2e-5)
 
 
-def test_segments_are_separate_sequences(built):
+def test_tokens_no_longer_seen_are_another_sequence(built):
   model, params = built
   a, b = TOKENS[0, :5], TOKENS[1, :4]
   packed = jnp.concatenate([a, b])[None]
-  segments = jnp.array([[1] * 5 + [2] * 4])
+  seen_until = jnp.array([[5] * 5 + [9] * 4])
   positions = jnp.array([[*range(5), *range(4)]])
-  got = forward(model, params, packed, positions, segments)[0]
+  got = forward(model, params, packed, positions, seen_until)[0]
   np.testing.assert_allclose(
     got[:5], forward(model, params, a[None])[0], atol=2e-5
   )
@@ -138,7 +138,7 @@ def test_segments_are_separate_sequences(built):
   )
 
 
-def test_segments_may_share_a_prefix(built):
+def test_sequences_may_share_their_beginning(built):
   model, params = built
   prefix, a, b = TOKENS[0, :4], TOKENS[0, 4:6], TOKENS[1, :3]
   hidden = hidden_of(
@@ -146,8 +146,7 @@ def test_segments_may_share_a_prefix(built):
     params,
     jnp.concatenate([prefix, a, b])[None],
     jnp.array([[0, 1, 2, 3, 4, 5, 4, 5, 6]]),
-    jnp.array([[1] * 4 + [2] * 2 + [3] * 3]),
-    jnp.array([[0] * 4 + [1] * 5]),
+    jnp.array([[9] * 4 + [6] * 2 + [9] * 3]),
   )
   got = model.logits(params, hidden)[0]
   for part, rows in ((a, got[4:6]), (b, got[6:])):
@@ -181,23 +180,6 @@ def test_a_context_of_one_row_serves_all_rows(built, implementation):
   )
   got = model.logits(params, hidden)
   np.testing.assert_allclose(got, want[:, 4:], atol=2e-5)
-
-
-def test_padding_is_no_ones_prefix():
-  """Prefix 0 is none: not even segment 0, which padding in front is."""
-  model = Model(BASE)
-  params = networks.random_params(model)
-  tokens = jnp.concatenate([jnp.array([7, 7]), TOKENS[0, :5]])[None]
-  hidden = hidden_of(
-    model,
-    params,
-    tokens,
-    jnp.array([[0, 0, *range(5)]]),
-    jnp.array([[0, 0, 1, 1, 1, 1, 1]]),
-    jnp.zeros((1, 7), jnp.int32),
-  )
-  want = hidden_of(model, params, TOKENS[:1, :5])
-  np.testing.assert_allclose(hidden[:, 2:], want, atol=2e-5)
 
 
 @pytest.mark.parametrize('window', [1, 3])

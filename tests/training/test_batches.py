@@ -8,27 +8,26 @@ import pytest
 from restem_jax.records import Example
 from restem_jax.training import batches
 
-P, Q, X, Y, A, B_, C, D = 11, 12, 13, 14, 15, 16, 17, 18
+P, X, Y, A, B_, C, D = 11, 12, 13, 14, 15, 16, 17
 PICTURE = [
-  Example(id='0', prompt_ids=(P, P, P, X), target_ids=(A, B_), weight=0.5),
-  Example(id='1', prompt_ids=(P, P, P, Y), target_ids=(C,), weight=0.25),
-  Example(id='2', prompt_ids=(Q, Q), target_ids=(D,), weight=2.0),
+  Example(id='0', prompt_ids=(P, P, X), target_ids=(A, B_), weight=0.5),
+  Example(id='1', prompt_ids=(P, P, X), target_ids=(C,), weight=0.25),
+  Example(id='2', prompt_ids=(P, P, Y), target_ids=(D,), weight=2.0),
 ]
 
 
 def test_the_picture_of_the_docstring():
-  feed = packed.feed(PICTURE, batch_size=1, row_len=12)
+  feed = packed.feed(PICTURE, batch_size=1, row_len=10)
   # One row; in an epoch whose shuffle leaves the order as it is.
   epoch = next(e for e in range(99) if feed.rows(e) == [[0, 1, 2]])
   (batch,) = feed.epoch(epoch)
   w, v, u = 0.5, 0.25, 2
   expected = {
-    'tokens': [P, P, P, X, A, B_, Y, C, Q, Q, D, 0],
-    'weights': [0, 0, 0, 0, w, w, 0, v, 0, 0, u, 0],
-    'segment_ids': [1, 1, 1, 2, 2, 2, 3, 3, 4, 4, 4, 0],
-    'prefix_ids': [0, 0, 0, 1, 1, 1, 1, 1, 0, 0, 0, 0],
-    'positions': [0, 1, 2, 3, 4, 5, 3, 4, 0, 1, 2, 0],
-    'index': [-1, -1, -1, 0, 0, 0, 1, 1, 2, 2, 2, -1],
+    'tokens': [P, P, X, A, B_, X, C, Y, D, 0],
+    'weights': [0, 0, 0, w, w, 0, v, 0, u, 0],
+    'positions': [0, 1, 2, 3, 4, 2, 3, 2, 3, 0],
+    'seen_until': [9, 9, 5, 5, 5, 7, 7, 9, 9, 10],
+    'index': [-1, -1, 0, 0, 0, 1, 1, 2, 2, -1],
   }
   assert {name: x[0].tolist() for name, x in batch.items()} == expected
   dtypes = {name: x.dtype for name, x in batch.items()}
@@ -40,17 +39,33 @@ def test_the_picture_without_sharing():
   feed = packed.feed(PICTURE, batch_size=1, row_len=15, share_prefixes=False)
   epoch = next(e for e in range(99) if feed.rows(e) == [[0, 1, 2]])
   (batch,) = feed.epoch(epoch)
-  tokens = [P, P, P, X, A, B_, P, P, P, Y, C, Q, Q, D, 0]
+  tokens = [P, P, X, A, B_, P, P, X, C, P, P, Y, D, 0, 0]
   assert batch['tokens'][0].tolist() == tokens
-  segments = [1] * 6 + [2] * 5 + [3] * 3 + [0]
-  assert batch['segment_ids'][0].tolist() == segments
+  until = [5] * 5 + [9] * 4 + [13] * 4 + [14, 15]
+  assert batch['seen_until'][0].tolist() == until
+  index = [0] * 5 + [1] * 4 + [2] * 4 + [-1, -1]
+  assert batch['index'][0].tolist() == index
   assert batch['positions'][0].tolist() == [
-    *range(6),
     *range(5),
-    *range(3),
-    0,
+    *range(4),
+    *range(4),
+    *(0, 0),
   ]
-  assert not batch['prefix_ids'].any()
+
+
+def test_a_tree_by_hand():
+  """Shots, a question in them, samples of it: each is in the row once."""
+  shots, asked = (1, 2), (3, 4, 5)
+  examples = [
+    Example(id='a#0', prompt_ids=(*shots, *asked, 6), target_ids=(7,)),
+    Example(id='b#0', prompt_ids=(*shots, 8), target_ids=(9,)),
+    Example(id='a#1', prompt_ids=(*shots, *asked, 6), target_ids=(7, 7)),
+  ]
+  (batch,) = packed.feed(examples, batch_size=1, row_len=13).epoch(0)
+  row = {name: x[0].tolist() for name, x in batch.items()}
+  assert row['tokens'] == [1, 2, 3, 4, 5, 6, 7, 6, 7, 7, 8, 9, 0]
+  assert row['seen_until'] == [12, 12, *[10] * 3, 7, 7, 10, 10, 10, 12, 12, 13]
+  assert row['positions'] == [*range(7), 5, 6, 7, 2, 3, 0]
 
 
 def test_normalizers_by_hand():
@@ -79,16 +94,22 @@ def test_an_epoch_holds_every_example_once(examples):
       for row in range(2):
         for i in sorted(set(batch['index'][row].tolist()) - {-1}):
           assert i not in seen
-          at = batch['index'][row] == i
-          (prefix,) = set(batch['prefix_ids'][row][at].tolist())
-          shared = prefix and batch['segment_ids'][row] == prefix
-          whole = at | shared if prefix else at
+          own = np.flatnonzero(batch['index'][row] == i)
+          # All that its last token sees, at positions that count them.
+          until = batch['seen_until'][row]
+          whole = np.flatnonzero(until[: own[-1] + 1] > own[-1])
           seen[i] = batch['tokens'][row][whole].tolist()
-          # Positions count its own tokens, the shared ones first.
           positions = batch['positions'][row][whole].tolist()
           assert positions == list(range(len(seen[i])))
-          weights = batch['weights'][row][at]
+          # Each of its own tokens sees what is before it, and no more.
+          for at in own:
+            sees = np.flatnonzero(until[: at + 1] > at)
+            assert sees.tolist() == whole[whole <= at].tolist()
+          weights = batch['weights'][row][own]
           num = len(examples[i].target_ids)
+          assert (
+            len(weights) > num
+          )  # the token that the first is predicted from
           assert (weights[-num:] == examples[i].weight).all()
           assert not weights[:-num].any()
     expected = {
@@ -139,16 +160,18 @@ def test_the_last_batch_is_filled_with_padding():
   (batch,) = feed.epoch(0)
   empty = slice(len(feed.rows(0)), None)
   assert (batch['index'][empty] == -1).all()
-  for name in batch.keys() - {'index'}:
+  for name in ('tokens', 'weights', 'positions'):
     assert batch[name].shape == (6, packed.ROW_LEN)
     assert not batch[name][empty].any()
+  itself = np.arange(packed.ROW_LEN) + 1
+  assert (batch['seen_until'][empty] == itself).all()
 
 
 @pytest.mark.parametrize(
   ('examples', 'fields', 'message'),
   [
     ([], {}, 'nothing to train on'),
-    (PICTURE, {'row_len': 5}, 'example 0 has 6 tokens, a row has 5; raise'),
+    (PICTURE, {'row_len': 4}, 'example 0 has 5 tokens, a row has 4; raise'),
     (
       [Example(id='e', prompt_ids=(), target_ids=(1,))],
       {},

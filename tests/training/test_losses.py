@@ -93,12 +93,20 @@ def test_random_examples_do_share_rows_and_prefixes():
 
   @hypothesis.given(packed.example_lists)
   def count(examples):
-    batch = packed.first_batch(packed.feed(examples))
-    seen['rows shared'] += int(batch['segment_ids'].max() > 1)
-    seen['prefixes shared'] += int(batch['prefix_ids'].max() > 0)
+    batch = next(packed.feed(examples).epoch(0))
+    index = batch['index']
+    seen['rows shared'] += any(len(set(row) - {-1}) > 1 for row in index)
+    shared = (index < 0) & (batch['tokens'] > 0)
+    seen['prefixes shared'] += int(shared.any())
+    # A prefix within a longer one ends later.
+    until = [
+      set(u[s].tolist())
+      for u, s in zip(batch['seen_until'], shared, strict=True)
+    ]
+    seen['trees'] += int(any(len(u) > 1 for u in until))
 
   count()
-  assert min(seen['rows shared'], seen['prefixes shared']) > 10
+  assert min(seen[k] for k in ('rows shared', 'prefixes shared', 'trees')) > 4
 
 
 class CountingModel(Model):
@@ -132,7 +140,8 @@ def test_tokens_without_weight_do_not_matter(built, loss_and_grad):
   batch = packed.one_per_row(packed.random_examples(6))
   # What follows the last target is seen by no target and has no weight.
   changed = batch | {'tokens': batch['tokens'].copy()}
-  changed['tokens'][batch['segment_ids'] == 0] = 5
+  behind = np.cumsum(batch['weights'][:, ::-1], 1)[:, ::-1] == 0
+  changed['tokens'][behind] = 5
   assert (changed['tokens'] != batch['tokens']).any()
   a, b = loss_and_grad(batch), loss_and_grad(changed)
   np.testing.assert_allclose(a[0], b[0], rtol=1e-6)
