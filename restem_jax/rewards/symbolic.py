@@ -15,6 +15,7 @@ numbers in them can tell apart, at several points when there are variables:
 """
 
 from collections.abc import Mapping, Sequence
+import fractions
 import functools
 import importlib
 import math
@@ -24,7 +25,7 @@ import re
 import string
 from typing import Any
 
-from latex2sympy2_extended import latex2sympy
+from latex2sympy2_extended import latex2sympy2
 from math_verify import verify
 import sympy
 
@@ -145,6 +146,13 @@ def _exact(a: str, b: str) -> bool | None:
 # Reading.
 
 
+class _Reader(latex2sympy2._Latex2Sympy):
+  """math-verify's parser, which would give digits to sympify and so to eval."""
+
+  def parse_number(self, text: str) -> Any:
+    return sympy.Rational(fractions.Fraction(text))
+
+
 @functools.lru_cache(maxsize=4096)
 def _parse(text: str) -> Any:
   """A sympy object, or None for what math-verify's parser cannot read."""
@@ -152,9 +160,7 @@ def _parse(text: str) -> Any:
   text = _DECIMAL.sub(_as_fraction, text)
   text = _ARGUMENT.sub(r'\1(\2)', text)
   try:
-    parsed = latex2sympy(
-      text, is_real=True, convert_degrees=False, normalization_config=None
-    )
+    parsed = _Reader(is_real=True).parse(text)
   except (MemoryError, RecursionError):
     raise
   except Exception:  # it raises bare Exception for a syntax error
@@ -264,7 +270,10 @@ def _agree(x: Any, y: Any) -> bool | None:
   symbols = sorted(x.free_symbols | y.free_symbols, key=str)
   result: bool | None = True
   for point in _points(symbols):
-    agree = _agree_at(x.xreplace(point), y.xreplace(point))
+    try:
+      agree = _agree_at(x.xreplace(point), y.xreplace(point))
+    except ValueError:  # the variable is bound: of an integral, a derivative
+      return None
     if agree is False and all(v > 0 for v in point.values()):
       return False
     if not agree:
@@ -318,8 +327,11 @@ def _agree_to(x: Any, y: Any, digits: int) -> bool | None:
 
 
 def _value(x: Any, precision: int) -> Any:
-  value = x.evalf(precision, maxn=2 * precision)
-  parts = value.as_real_imag()
+  try:
+    value = x.evalf(precision, maxn=2 * precision)
+    parts = value.as_real_imag()
+  except (ArithmeticError, NotImplementedError, TypeError, ValueError):
+    return None  # (-1)! and other functions outside of where they are defined
   if not all(isinstance(p, sympy.Float | sympy.Integer) for p in parts):
     return None
   return value
