@@ -44,7 +44,7 @@ _MATRIX = re.compile(
 )
 _SIGN = re.compile(r'\\(?:pm|mp)(?![A-Za-z]) ?')
 _LEADING_SIGN = re.compile(rf'(?:^|(?<=[,;(])){_SIGN.pattern}')
-_SUBSCRIPT = re.compile(r'_(?:\{[^{}]*\}|[A-Za-z0-9])')
+_SCRIPT = re.compile(r'_(?:\{[^{}]*\}|[A-Za-z0-9])|\^\{-1\}(?=\()')
 _ARGUMENTS = re.compile(r'(?<=[A-Za-z])\([^()]*\)')
 _NAME = re.compile(r"[A-Za-z\\(){},:|' ]+")
 _FUNCTION = re.compile(
@@ -185,7 +185,7 @@ def _list(text: str, items: Sequence[Node], form: str = '') -> Node:
 def _group(text: str, inner: str, pieces: Sequence[str], depth: int) -> Node:
   """What stands between the outermost pair of brackets."""
   brackets = pieces[0].strip('\\') + pieces[-1].strip('\\')
-  if pieces[0] == '\\{' and (m := _BUILDER.fullmatch(inner)):
+  if brackets == '{}' and (m := _BUILDER.fullmatch(inner)):
     node = _parse(m['condition'], depth)
     if node.kind == 'relation' or node.form in _JOINS.values():
       return node
@@ -289,7 +289,7 @@ def _matrix(text: str, body: str, depth: int) -> Node:
 
 def is_name(text: str) -> bool:
   """Whether `text` names something: `x`, `a_{3}`, `f(2)`, `AB`, `(p,q)`."""
-  bare = _ARGUMENTS.sub('', _SUBSCRIPT.sub('', text))
+  bare = _ARGUMENTS.sub('', _SCRIPT.sub('', text))
   return (
     bool(_NAME.fullmatch(bare))
     and any(c.isalpha() for c in bare)

@@ -128,7 +128,7 @@ def _points(a: Node, b: Node) -> tuple[Sequence[Node], Sequence[Node]] | None:
 
 def _coordinates(node: Node) -> dict[str, Node]:
   """The values of a point by their names; {} when it is none."""
-  if node.kind == 'list' and node.form != 'or' and _names(node):
+  if node.kind == 'list' and ';' not in node.text and _names(node):
     return {i.form: i.items[0] for i in node.items}
   if node.kind == 'named' and node.items[0].form == '()':
     names, values = node.form.strip('()').split(','), node.items[0].items

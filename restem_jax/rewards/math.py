@@ -187,7 +187,7 @@ class MathGrader:
     if units.differ(gold, answer):
       return _Item(answer=answer, outcome='wrong')
     gold = _canonical(gold)
-    pred = _as_number(gold, pred)
+    pred = _as_number(gold, pred, answer)
     if self._require_evaluated and not _evaluated(gold, pred):
       return _Item(answer=answer, outcome='wrong')
     return _Item(answer=answer, outcome=self._judge(gold, pred))
@@ -291,7 +291,7 @@ def _canonical(answer: str) -> str:
   return normalize.normalize(answer)
 
 
-def _as_number(gold: str, pred: str) -> str:
+def _as_number(gold: str, pred: str, written: str) -> str:
   """`005` as `5` and `2,75` as `2.75` where the gold is a plain number.
 
   Such a gold is no code, clock time or list. The other way round stays open: a
@@ -299,7 +299,9 @@ def _as_number(gold: str, pred: str) -> str:
   """
   if _INTEGER.fullmatch(gold) and (m := _PADDED.fullmatch(pred)):
     return m[1] + m[2]
-  if _DECIMAL.fullmatch(gold) and _COMMA.fullmatch(pred):
+  if (
+    _DECIMAL.fullmatch(gold) and _COMMA.fullmatch(pred) and pred in written
+  ):  # as written: with a space, `2, 75` is a list
     return pred.replace(',', '.')
   return pred
 

@@ -23,11 +23,13 @@ _WRAPPERS = (
   re.compile(r'\\\[(.*)\\\]', re.DOTALL),
   re.compile(r'\\(?:boxed|fbox)\s*\{(.*)\}', re.DOTALL),
   re.compile(r'\*\*((?:(?!\*\*).)+)\*\*', re.DOTALL),
+  re.compile(r'"([^"]*)"|`([^`]*)`|\'([^\']*)\'', re.DOTALL),
 )
 _BRACES = re.compile(r'(?<!\\)[{}]')
 _SPACING = re.compile(
   r'\\(?:left|right|displaystyle|textstyle|limits|big|Big|bigg|Bigg|bigl|bigr'
-  r'|Bigl|Bigr|mathstrut)(?![A-Za-z])\.?|(?<!\\)\\!|\\phantom(?:\{[^{}]*\}|\s*.)'
+  r'|Bigl|Bigr|mathstrut|underline|[Ll]arge|huge'
+  r'|(?:text)?color\s*\{[^{}]*\})(?![A-Za-z])\.?|(?<!\\)\\!|\\phantom(?:\{[^{}]*\}|\s*.)'
 )
 # Not behind a lone 0: `0{,}125` is a decimal.
 _THOUSANDS = re.compile(
@@ -98,7 +100,7 @@ _UNITS = re.compile(
   r'|(?:milli|kilo)?grams?|pounds?|lbs?|ounces?|liters?|litres?|gallons?'
   r'|seconds?|secs?|minutes?|mins?|hours?|hrs?|days?|weeks?|months?|years?'
   r'|units?|points?|people|students?|ways?|times|items?|apples?|books?'
-  r'|pieces?|sides?|numbers?|integers?|solutions?|values?'
+  r'|pieces?|sides?|numbers?|integers?|solutions?|values?|rad(?:ian)?s?'
   r'|(?<=\s)(?:m|km|mi|ft|cm)/(?:s|h|hr|sec|min))'
   r'(?:\s*\^\s*\{?[23]\}?)?(?:\s+(?:old|squared|cubed))?\s*$',
   re.IGNORECASE,
@@ -139,7 +141,9 @@ _SYNONYMS = (
   (re.compile(r'(?<![A-Za-z\\])((?:arc)?(?:sin|cos|tan)|sqrt|ln|log|exp)(?=\()'),
    r'\\\1'),
   (re.compile(r'(?<![A-Za-z\\])pi(?![A-Za-z])'), r'\\pi '),
-  (re.compile(r'(?<=[0-9])\s+to\s+(?=[0-9])'), ':'),
+  (re.compile(r'(?<=[0-9])\s*(?:\\text\{to\}|(?<=\s)to(?=\s))\s*(?=[0-9])'),
+   ':'),
+  (re.compile(r'\^\s*\(([^(){}]*)\)'), r'^{\1}'),
   (re.compile(r'\+\s*\\infty'), r'\\infty'),
   # \lor and \land are for what `_joined` has read.
   (re.compile(r'\\lor(?![A-Za-z])'), r'\\vee '),
@@ -177,7 +181,8 @@ def normalize(text: str) -> str:
   text = _SPACES.sub(' ', text)
   text = _ROMAN.sub(r'\\text{\1}', text)
   text = _CLOCK.sub(lambda m: f'\\text{{{m[1].lower()}m}}', text)
-  text = _TEXT.sub(_plain_text, text)
+  for _ in range(2):  # `\\mathbf{\\text{A}}`
+    text = _TEXT.sub(_plain_text, text)
   for pattern, replacement in _SYNONYMS:
     text = pattern.sub(replacement, text)
   if _TRIG.search(text):
@@ -210,8 +215,8 @@ def _unwrap(text: str) -> str:
     text = text.strip()
     for wrapper in _WRAPPERS:
       m = wrapper.fullmatch(text.rstrip('.'))
-      if m and _balanced(m.group(1)):
-        text = m.group(1)
+      if m and _balanced(inner := next(g for g in m.groups() if g is not None)):
+        text = inner
         break
     else:
       return text
@@ -236,7 +241,9 @@ def _plain_text(m: re.Match[str]) -> str:
     content = content[: -len(words.pop())].strip()
   if words and all(w in ('and', 'or') for w in words):
     return f' {words[0]} '
-  if len(content) <= 1:
+  if not content:
+    return ' '
+  if len(content) == 1:
     unit = m.string[: m.start()].rstrip()[-1:].isdigit() and content in 'msghlL'
     if unit and _AFTER_UNIT.match(m.string, m.end()):
       return ''
@@ -284,7 +291,9 @@ def _joined(text: str) -> str:
   if len(_RELATION.findall(text)) > len(_LOGIC.findall(text)):
     text = _LOGIC.sub(lambda m: ' or ' if m[1] else ' and ', text)
   if not _INEQUALITY.search(text):
-    return _JOINER.sub(',', text)
+    # `x=1 or y=2` is no point.
+    either = ';' if '=' in text else ','
+    return _JOINER.sub(lambda m: either if m[1] == 'or' else ',', text)
   return _JOINER.sub(lambda m: '\\lor ' if m[1] == 'or' else '\\land ', text)
 
 

@@ -73,6 +73,7 @@ _CHOICE = re.compile(
   r'^\s*(\\text\s*\{\s*)?(?:option|choice)\s+(?=\(?[A-J]\)?\}?\.?$)',
   re.IGNORECASE,
 )
+_NUMBER_IN_TEXT = re.compile(r'\\text\s*\{\s*([0-9][^{}]*)\}')
 _LETTER = re.compile(r'([A-J])\)')
 
 
@@ -87,7 +88,7 @@ def unescaped(text: str) -> str:
 
 def usual(text: str) -> str:
   """The notation that `normalize` goes on with."""
-  if m := _LETTER.fullmatch(text):
+  if m := _LETTER.fullmatch(text) or _NUMBER_IN_TEXT.fullmatch(text):
     return m[1]
   if m := _PHRASE.match(text):
     # `\text{The answer is 5}` keeps its \text.

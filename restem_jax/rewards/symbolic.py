@@ -47,6 +47,7 @@ _RELATIONAL = (
   sympy.Eq, sympy.Ne, sympy.StrictLessThan, sympy.LessThan,
   sympy.StrictGreaterThan, sympy.GreaterThan,
 )  # fmt: skip
+_NO_VALUE = (sympy.nan, sympy.zoo, sympy.MatrixExpr)
 _PIECEWISE = (
   sympy.Abs, sympy.floor, sympy.ceiling, sympy.Max, sympy.Min, sympy.sign,
   sympy.Mod, sympy.Piecewise,
@@ -90,7 +91,7 @@ def same(a: str, b: str) -> bool:
     return _same_relation(x, y)
   if not isinstance(x, sympy.Expr) or not isinstance(y, sympy.Expr):
     return False
-  if x.has(sympy.nan, sympy.zoo) or y.has(sympy.nan, sympy.zoo):
+  if x.has(*_NO_VALUE) or y.has(*_NO_VALUE):
     return False
   if x == y:
     return True
@@ -105,7 +106,7 @@ def readable(text: str) -> bool:
   if equivalence.exact(text, '0') is not None:
     return True
   x = _parse(text)
-  if x is None or x.has(sympy.nan, sympy.zoo):
+  if x is None or x.has(*_NO_VALUE):
     return False
   if isinstance(x, (*_RELATIONAL, sympy.And)):
     return True
@@ -255,7 +256,10 @@ def _proved(x: Any, y: Any) -> bool:
   """
   if x == y:
     return True
-  difference = sympy.simplify(x - y)
+  try:
+    difference = sympy.simplify(x - y)
+  except ArithmeticError:  # of a value that no precision tells from an integer
+    return False
   if difference.is_zero:
     return True
   if not difference.free_symbols and not difference.atoms(sympy.Function):
@@ -272,7 +276,8 @@ def _agree(x: Any, y: Any) -> bool | None:
   for point in _points(symbols):
     try:
       agree = _agree_at(x.xreplace(point), y.xreplace(point))
-    except ValueError:  # the variable is bound: of an integral, a derivative
+    except (ArithmeticError, ValueError):
+      # As of an integral or a derivative, whose variable is bound.
       return None
     if agree is False and all(v > 0 for v in point.values()):
       return False
@@ -366,8 +371,7 @@ def _digits(x: Any) -> float:
 
 
 def _float(x: Any) -> float:
-  value = x.evalf(15)
   try:
-    return float(abs(value))
-  except (TypeError, OverflowError):
+    return float(abs(x.evalf(15)))
+  except (TypeError, ArithmeticError):
     return math.inf

@@ -30,6 +30,7 @@ EQUAL = r"""
 42 | **42** | $42$. | \boxed{\boxed{42}} | 42\ | \text{42} | 42, | {42}
 42 | The answer is 42. | \text{The answer is }42 | Answer: $42$ | 42\quad
 42 | \text{The final answer is 42} | x=42 | \text{Area}=42 | AB = 42
+42 | \textcolor{red}{42} | \underline{42} | \Large 42 | "42" | `42` | \mathbf{\text{42}}
 \text{Saturday} | **Saturday** | saturday. | \textbf{Saturday}
 = escaped twice
 \frac{1}{2} | \\frac{1}{2} | \\dfrac12 | $\\frac{1}{2}$
@@ -66,6 +67,13 @@ B | \text{Option B} | Choice (B) | B) | (B) | \textbf{(B)}
 (-\infty,1)\cup(1,2)\cup(2,\infty) | \mathbb{R} \backslash \{2,1\}
 \{1,2\} | {1,2} | 1 or 2 | x_1=1, x_2=2 | ｛1,2｝ | x = 1\text{ or }2
 1,2,3 | \boxed{1}, \boxed{2} and \boxed{3} | 1;2;3 | $1$, $2$ and $3$
+= names
+f^{-1}(x)=\frac{x-1}{2} | \frac{x-1}{2} | f^{-1}(x) = \frac x2-\frac12
+(2,\infty) | {x|x > 2} | \{x:x>2\}
+e^{2x} | e^(2x) | exp(2x) | e**(2x)
+= clock and ratio
+\text{2:00 PM} | 2:00 p.m. | 2:00\text{ PM} | \text{2:00 pm}
+2:3 | 2 to 3 | 2\text{ to }3 | 2 : 3 | 2{:}3
 = matrices
 \begin{pmatrix}\frac12\\2\end{pmatrix} | \begin{bmatrix}.5\\[4pt]2\end{bmatrix}
 \begin{pmatrix}-1\\2\end{pmatrix} | \begin{pmatrix} -1 \cr 2 \end{pmatrix}
@@ -86,6 +94,8 @@ APART = r"""
 = numbers
 42 | 4 2 | 4,2 | 42... | 42\ldots | 42_5 | \pm42 | \{42\} | 0x2a | 42'
 42 | not 42 | about 42 | 42 and a half | 42 thousand | 42\text{ pairs} | 42i
+11 | 1\text{ }1 | 1\ 1 | 11--12 | 11\to12 | 11=12-2 | 12\approx11
+1.5 | 1, 5 | (1,5) | 1\cdot5
 1000 | 1,00 | 1.000 | 1, 000 | 1_000 | 1,0,0,0 | (1,000)
 1.234 | 1,234
 \frac{38}{15} | 2.5(3)
@@ -107,6 +117,7 @@ A | B | a | AB | A or B | \text{(A)(B)} | not A | Option B
 \mathbb{R} | \mathbb{Z} | R | (-\infty,0)\cup(0,\infty)
 = points
 (1,2) | x=2, y=1 | y=1, x=2 | (2,1) | \{1,2\} | 1,2 | x=1 | x=1,y=2,z=3
+(1,2) | x=1\text{ or }y=2 | (1,2,3) | x=1
 (x,y)=(1,2) | x=2, y=1 | a=1, b=2 | (x,y)=(2,1)
 = sets
 [0,1) | \{x \mid 0<x<1\} | \{y \mid 0\le x<1\} | \{0,1\}
@@ -117,6 +128,9 @@ A | B | a | AB | A or B | \text{(A)(B)} | not A | Option B
 5 | 7=7 | 5=5 | 2+2=5 | 5=6 | 4=5=5 | a+b=5 | x=4=5 | 5\ne5 | x=5=\frac00
 3.33 | \approx 3.3 | x\approx3.334
 \frac{10}{3} | \frac{10}{3}\approx3.4 | \frac{10}{3}\approx x
+= scalars and matrices
+10 | 10\begin{pmatrix}1\\1\end{pmatrix} | \begin{pmatrix}1&2\\3&4\end{pmatrix}^{99}
+1 | \lfloor e^{1000}\rfloor | \int\int xdx | (-1)!
 = bases
 204_5 | 204 | 204_6 | 402_5 | 204\text{ base }6 | 54
 """
