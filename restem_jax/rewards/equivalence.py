@@ -26,6 +26,8 @@ _NUMERAL = re.compile(r'[0-9][0-9A-Za-z.]*_')
 # the gold is a plain number, `math` takes it for one.
 _PADDED = re.compile(r'-?0[0-9]+')
 # `HTH`, `ACB`, `cat`: an order of letters rather than a product.
+# `34\\text{pm}` is 34 of another kind, and no algebra's.
+_WORD_BESIDE = re.compile(r'([^\\]+)(\\text\{[^{}]*\})')
 _ARTICLE = re.compile(r'(?:an?|the) (?=[a-z]{4})')
 _LETTERS = re.compile(r'(?=.*[A-Za-z]{3}|[A-Z]{2}$)[A-Za-z ]+')
 
@@ -70,6 +72,9 @@ def exact(a: str, b: str) -> Truth:
     return False
   if _PADDED.fullmatch(a) or _PADDED.fullmatch(b):
     return False
+  if '\\text{' in a or '\\text{' in b:
+    m, n = _WORD_BESIDE.fullmatch(a), _WORD_BESIDE.fullmatch(b)
+    return bool(m and n and m[2] == n[2] and exact(m[1], n[1]))
   try:
     u, v = rational.evaluate(a.rstrip('%')), rational.evaluate(b.rstrip('%'))
   except rational.TooLarge:

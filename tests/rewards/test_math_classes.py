@@ -73,6 +73,8 @@ f^{-1}(x)=\frac{x-1}{2} | \frac{x-1}{2} | f^{-1}(x) = \frac x2-\frac12
 e^{2x} | e^(2x) | exp(2x) | e**(2x)
 = clock and ratio
 \text{2:00 PM} | 2:00 p.m. | 2:00\text{ PM} | \text{2:00 pm}
+8\!:\!34\text{ p.m.} | 8:34 PM | 8:34\text{ pm}
+5\text{ west} | 5.0\text{ west} | 5\textbf{ West}
 2:3 | 2 to 3 | 2\text{ to }3 | 2 : 3 | 2{:}3
 = matrices
 \begin{pmatrix}\frac12\\2\end{pmatrix} | \begin{bmatrix}.5\\[4pt]2\end{bmatrix}
@@ -110,6 +112,8 @@ APART = r"""
 = units
 5^\circ\text{C} | 5^\circ\text{F}
 \$5 | €5 | 5\text{ cents}
+5\text{ west} | 5 | 5\text{ east} | 6\text{ west} | \text{west}
+8:34\text{ p.m.} | 8:34 | 8:34 AM | 8:43 PM
 = words
 \text{even} | odd | not even | even or odd
 A | B | a | AB | A or B | \text{(A)(B)} | not A | Option B
