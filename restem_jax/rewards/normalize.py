@@ -199,7 +199,7 @@ def normalize(text: str) -> str:
   if _GROUPED.fullmatch(text):
     text = text.replace(',', '')
   text = _tighten(text)
-  if text.startswith('\\approx'):
+  if text.startswith('\\approx') and not text[7:8].isalpha():
     text = text.removeprefix('\\approx').lstrip()
   text = _SENTENCES.get(text.lower().rstrip('.'), text)
   if text.endswith(('.', ',', ';')):

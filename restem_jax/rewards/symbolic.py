@@ -157,7 +157,9 @@ class _Reader(latex2sympy2._Latex2Sympy):
 @functools.lru_cache(maxsize=4096)
 def _parse(text: str) -> Any:
   """A sympy object, or None for what math-verify's parser cannot read."""
-  text = text.replace('%', '')
+  text = text.removesuffix('%')
+  if '%' in text:  # the parser would drop it: 50%x is not 50x
+    return None
   text = _DECIMAL.sub(_as_fraction, text)
   text = _ARGUMENT.sub(r'\1(\2)', text)
   try:

@@ -109,6 +109,9 @@ APART = r"""
 = repeating decimals
 \frac13 | 0.3 | 0.333 | \overline3 | 0.\overline{03} | 0.33... | 0.3\ldots
 3.14159 | 3.14159...
+= percent
+50x | 50\%x | 5\%x
+50\% | 5\% | 0.5\% | 5000 | 0.05
 = units
 5^\circ\text{C} | 5^\circ\text{F}
 \$5 | €5 | 5\text{ cents}
