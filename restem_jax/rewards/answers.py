@@ -17,9 +17,13 @@ is made of. What is *not* here: when two answers are the same (`equivalence`).
 
 from collections.abc import Sequence
 import dataclasses
+from fractions import Fraction
 import functools
+import itertools
 import re
 from typing import Literal
+
+from restem_jax.rewards import rational
 
 Kind = Literal[
   'list', 'set', 'tuple', 'union', 'matrix', 'named', 'relation', 'leaf'
@@ -40,7 +44,7 @@ _MATRIX = re.compile(
 )
 _SIGN = re.compile(r'\\(?:pm|mp)(?![A-Za-z]) ?')
 _LEADING_SIGN = re.compile(rf'(?:^|(?<=[,;(])){_SIGN.pattern}')
-_SUBSCRIPT = re.compile(r'_(?:\{[^{}]*\}|[A-Za-z0-9])')
+_SCRIPT = re.compile(r'_(?:\{[^{}]*\}|[A-Za-z0-9])|\^\{-1\}(?=\()')
 _ARGUMENTS = re.compile(r'(?<=[A-Za-z])\([^()]*\)')
 _NAME = re.compile(r"[A-Za-z\\(){},:|' ]+")
 _FUNCTION = re.compile(
@@ -48,6 +52,15 @@ _FUNCTION = re.compile(
 )
 _WORDS = re.compile(r"[A-Za-z][A-Za-z ,.'\-]*")
 _LETTERS = re.compile(r'[A-Za-z]+')
+# `\\{x\in\mathbb{R}|x<1\\}` is what it says of x.
+_BUILDER = re.compile(
+  r'(?P<name>[A-Za-z])(?:\\in ?\\mathbb\{R\})?[|:](?P<condition>[^|:]*'
+  r'(?<![A-Za-z])(?P=name)(?![A-Za-z])[^|:]*)'
+)
+_REALS = '\\mathbb{R}'
+_REALS_WITHOUT = re.compile(
+  r'\\mathbb\{R\}(?:\\setminus ?|-)\\\{(?P<points>[^{}]*)\\\}'
+)
 EMPTY = '\\emptyset'
 _JOINS = {'\\lor': 'or', '\\land': 'and'}
 _RELATIONS = ('=', '<', '>', '\\le', '\\ge', '\\ne', '\\approx', '\\equiv')
@@ -104,6 +117,10 @@ def _parse(text: str, depth: int) -> Node:
     raise TooComplex('nesting')
   if _SPACED.fullmatch(text):
     return leaf(text.replace(' ', ''))
+  if text == _REALS:
+    return _parse('(-\\infty,\\infty)', depth)
+  if m := _REALS_WITHOUT.fullmatch(text):
+    return _without(text, m['points'].split(','), depth)
   pieces = _pieces(text)
   down = depth + 1
   parts, separators = _split(pieces, (',', ';', *_JOINS))
@@ -129,6 +146,17 @@ def _parse(text: str, depth: int) -> Node:
   if len(_SIGN.findall(text)) == 1:
     return _list(text, [_parse(s, down) for s in _signed(text)])
   return leaf(text)
+
+
+def _without(text: str, points: Sequence[str], depth: int) -> Node:
+  """All numbers but some, as the intervals between those."""
+  values = {_value(point): point for point in points}
+  if None in values:
+    return leaf(text)
+  ends = ['-\\infty', *(p for _, p in sorted(values.items())), '\\infty']
+  return _parse(
+    '\\cup'.join(f'({a},{b})' for a, b in itertools.pairwise(ends)), depth
+  )
 
 
 def _signed(text: str) -> list[str]:
@@ -157,6 +185,10 @@ def _list(text: str, items: Sequence[Node], form: str = '') -> Node:
 def _group(text: str, inner: str, pieces: Sequence[str], depth: int) -> Node:
   """What stands between the outermost pair of brackets."""
   brackets = pieces[0].strip('\\') + pieces[-1].strip('\\')
+  if brackets == '{}' and (m := _BUILDER.fullmatch(inner)):
+    node = _parse(m['condition'], depth)
+    if node.kind == 'relation' or node.form in _JOINS.values():
+      return node
   node = _parse(inner, depth)
   if pieces[0] == '\\{':
     if node.kind in ('relation', 'union') or node.form in _JOINS.values():
@@ -187,6 +219,8 @@ def _group(text: str, inner: str, pieces: Sequence[str], depth: int) -> Node:
 def _relation(
   text: str, sides: Sequence[str], ops: Sequence[str], depth: int
 ) -> Node:
+  if (short := _shortened(sides, ops)) is not None:
+    return _parse(short, depth)
   if list(ops) == ['\\in']:
     return _parse(sides[1], depth) if is_name(sides[0]) else leaf(text)
   if '\\in' in ops:
@@ -195,11 +229,51 @@ def _relation(
     left, right = sides
     if is_name(right) and not is_name(left):
       left, right = right, left
-    if is_name(left):
+    if is_name(left) or is_word(left):
       value = _parse(right, depth)
       return Node(kind='named', text=text, items=(value,), form=left)
   items = tuple(_parse(s, depth) for s in sides)
   return Node(kind='relation', text=text, items=items, form=' '.join(ops))
+
+
+def _shortened(sides: Sequence[str], ops: Sequence[str]) -> str | None:
+  r"""What is left to read of an answer with its working or its rounding.
+
+  `x=2+3=5` is `x=5` if all members are the same exact number; of
+  `\frac{10}{3}\approx3.33` the first counts, if the other can be its rounding.
+  None for any other relation.
+  """
+  if ops[-1] == '\\approx' and set(ops[:-1]) <= {'='}:
+    if len(sides) == 2 and is_name(sides[0]):
+      return '='.join(sides)
+    return '='.join(sides[:-1]) if _rounded(*sides[-2:]) else None
+  if set(ops) != {'='} or len(set(sides)) < len(sides):
+    return None
+  first = int(is_name(sides[0]) or is_word(sides[0]))
+  values = {_value(side) for side in sides[first:]}
+  if len(sides) - first < 2 or len(values) > 1 or None in values:
+    return None
+  return '='.join([*sides[:first], sides[-1]])
+
+
+def _rounded(exact: str, decimal: str) -> bool:
+  """Whether a decimal is, or without algebra may be, another's rounding."""
+  shown, value = _value(decimal), _value(exact)
+  if shown is None or not rational.is_literal(decimal):
+    return False
+  if value is None:
+    return True
+  last_place = Fraction(1, 10 ** len(decimal.partition('.')[2]))
+  cut_off = 0 <= abs(value) - abs(shown) < last_place
+  return cut_off or abs(value - shown) <= last_place / 2
+
+
+def _value(text: str) -> Fraction | None:
+  try:
+    value = rational.evaluate(text)
+  except rational.TooLarge:
+    return None
+  return value if isinstance(value, Fraction) else None
 
 
 def _matrix(text: str, body: str, depth: int) -> Node:
@@ -215,7 +289,7 @@ def _matrix(text: str, body: str, depth: int) -> Node:
 
 def is_name(text: str) -> bool:
   """Whether `text` names something: `x`, `a_{3}`, `f(2)`, `AB`, `(p,q)`."""
-  bare = _ARGUMENTS.sub('', _SUBSCRIPT.sub('', text))
+  bare = _ARGUMENTS.sub('', _SCRIPT.sub('', text))
   return (
     bool(_NAME.fullmatch(bare))
     and any(c.isalpha() for c in bare)

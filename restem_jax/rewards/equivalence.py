@@ -20,11 +20,15 @@ from restem_jax.rewards.answers import Node
 Truth = bool | None
 Leaf = Callable[[str, str], Truth]
 
+_LIMIT = re.compile(r'\\(?:sum|prod|int|lim)(?![A-Za-z])')
 _NUMERAL = re.compile(r'[0-9][0-9A-Za-z.]*_')
 # `007` is a code or a part of one (`1,000` in brackets, 12:05), not 7; where
 # the gold is a plain number, `math` takes it for one.
 _PADDED = re.compile(r'-?0[0-9]+')
 # `HTH`, `ACB`, `cat`: an order of letters rather than a product.
+# `34\\text{pm}` is 34 of another kind, and no algebra's.
+_WORD_BESIDE = re.compile(r'([^\\]+)(\\text\{[^{}]*\})')
+_ARTICLE = re.compile(r'(?:an?|the) (?=[a-z]{4})')
 _LETTERS = re.compile(r'(?=.*[A-Za-z]{3}|[A-Z]{2}$)[A-Za-z ]+')
 
 
@@ -32,6 +36,8 @@ def compare(a: Node, b: Node, leaf: Leaf) -> Truth:
   """Whether two answers are the same; None when `leaf` left it open."""
   if a.text == b.text:
     return True
+  if points := _points(a, b):
+    return _ordered(*points, leaf)
   if a.kind == 'named' and b.kind == 'named':
     if a.form == b.form:
       return compare(a.items[0], b.items[0], leaf)
@@ -66,6 +72,9 @@ def exact(a: str, b: str) -> Truth:
     return False
   if _PADDED.fullmatch(a) or _PADDED.fullmatch(b):
     return False
+  if '\\text{' in a or '\\text{' in b:
+    m, n = _WORD_BESIDE.fullmatch(a), _WORD_BESIDE.fullmatch(b)
+    return bool(m and n and m[2] == n[2] and exact(m[1], n[1]))
   try:
     u, v = rational.evaluate(a.rstrip('%')), rational.evaluate(b.rstrip('%'))
   except rational.TooLarge:
@@ -79,20 +88,58 @@ def exact(a: str, b: str) -> Truth:
     return u == v or (u == 100 * v if percent > 0 else 100 * u == v)
   if _NUMERAL.search(a) or _NUMERAL.search(b):
     return False  # a numeral in some base is its digits and its base
-  if answers.EMPTY in (a, b):
+  if answers.EMPTY in (a, b) or _infinite(a) or _infinite(b):
     return False
   return _compare_words(a, b)
 
 
+def _infinite(text: str) -> bool:
+  r"""Whether it computes with infinity: `\frac{1}{\infty}` is no number."""
+  return '\\infty' in text and not _LIMIT.search(text)
+
+
 def _compare_words(a: str, b: str) -> Truth:
   if answers.is_word(a) or answers.is_word(b):
-    return a.replace(' ', '').lower() == b.replace(' ', '').lower()
+    return _bare_words(a) == _bare_words(b)
   if _LETTERS.fullmatch(a) and _LETTERS.fullmatch(b):
     # A capital at the start of a word is no matter.
     return a[1:] == b[1:] and a[1:].islower() and a[0].lower() == b[0].lower()
   if len(a) == 1 and len(b) == 1:
     return False  # two letters, or a letter and a digit
   return None
+
+
+def _bare_words(text: str) -> str:
+  """`an ellipse` as `ellipse`, `no solutions` as `no solution`."""
+  text = _ARTICLE.sub('', text.lower())
+  return text.replace(' ', '').removesuffix('s')
+
+
+def _points(a: Node, b: Node) -> tuple[Sequence[Node], Sequence[Node]] | None:
+  """The coordinates to compare of `x=1,y=2` and `(x,y)=(1,2)` or `(1,2)`."""
+  if a.kind != 'list':
+    a, b = b, a
+  p, q = _coordinates(a), _coordinates(b)
+  if a.kind != 'list' or b.kind not in ('named', 'tuple') or not p:
+    return None
+  if q:
+    same_names = p.keys() == q.keys()
+    return [*p.values()], [q[name] for name in p] if same_names else []
+  if b.kind == 'tuple' and b.form == '()':
+    letters = all(len(name) == 1 for name in p)
+    return [p[n] for n in (sorted(p) if letters else p)], b.items
+  return None
+
+
+def _coordinates(node: Node) -> dict[str, Node]:
+  """The values of a point by their names; {} when it is none."""
+  if node.kind == 'list' and ';' not in node.text and _names(node):
+    return {i.form: i.items[0] for i in node.items}
+  if node.kind == 'named' and node.items[0].form == '()':
+    names, values = node.form.strip('()').split(','), node.items[0].items
+    if len(set(names)) == len(values):
+      return dict(zip(names, values, strict=True))
+  return {}
 
 
 def _compare_lists(a: Node, b: Node, leaf: Leaf) -> Truth:

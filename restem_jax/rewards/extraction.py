@@ -14,6 +14,7 @@ MAX_CHARS. All run in time linear in the text.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+import itertools
 import re
 
 Extract = Callable[[str], str | None]
@@ -25,6 +26,12 @@ _FINAL = re.compile(
 )
 _BOX = re.compile(r'\\(?:boxed|fbox)(?![A-Za-z])\s*')
 _BARE = re.compile(r'[^\s${}]+')
+# Between the boxes of a list: `$, $`, `\\text{ and }`.
+_MAX_LISTED, _MAX_BETWEEN = 16, 80
+_FILL = r'(?:[\s$]|\\[()\[\],;: ]|\\q?quad)*'
+_BETWEEN = re.compile(
+  rf'{_FILL}([,;]?){_FILL}(?:\\text\{{)?\s*(and|or)?\s*\}}?{_FILL}'
+)
 _BRACES = re.compile(r'\\.|[{}]', re.DOTALL)
 _PROMPT = re.compile(
   r'^(?:[*_#>\s]*(?:the\s+)?(?:final\s+)?(?:answer|a)[*_\s]*:)?[*_\s]*',
@@ -42,7 +49,8 @@ def boxed(text: str) -> str | None:
 
   Looked for after the last final-answer marker ("the answer is", "final
   answer", "answer:") when there is a box there, else on the last line that
-  has one. More than one distinct box in that place is no answer.
+  has one. More than one distinct box in that place is no answer, unless only
+  commas, `and` and `or` stand between them: those are a list.
   """
   boxes = list(_boxes(text))
   if not boxes:
@@ -51,7 +59,10 @@ def boxed(text: str) -> str | None:
   final = marks[-1] if marks else len(text)
   line = text.rfind('\n', 0, boxes[-1][0]) + 1
   start = final if boxes[-1][0] >= final else line
-  return _single(content for at, content in boxes if at >= start)
+  boxes = [box for box in boxes if box[0] >= start]
+  return _single(content for _, _, content in boxes) or _single(
+    _listed(text, boxes)
+  )
 
 
 def hashes(text: str) -> str | None:
@@ -109,15 +120,28 @@ def _single(candidates: Iterable[str]) -> str | None:
   return answer if 0 < len(answer) <= MAX_CHARS else None
 
 
+def _listed(text: str, boxes: Sequence[tuple[int, int, str]]) -> Iterable[str]:
+  r"""`\boxed{1}, \boxed{2} and \boxed{3}` as one answer."""
+  if len(boxes) > _MAX_LISTED:
+    return
+  answer = boxes[0][2]
+  for (_, end, _), (start, _, content) in itertools.pairwise(boxes):
+    m = _BETWEEN.fullmatch(text[end:start][:_MAX_BETWEEN])
+    if m is None or not (word := m[2] or m[1]):
+      return
+    answer += f' {word} {content}' if word.isalpha() else f', {content}'
+  yield answer
+
+
 def _clean(text: str) -> str:
   text = text.strip().strip('*`').strip()
-  if text.endswith('.') and not text.endswith('\\.'):
+  if text.endswith('.') and not text.endswith(('\\.', '..')):
     text = text[:-1].rstrip()
   return text
 
 
-def _boxes(text: str) -> Iterable[tuple[int, str]]:
-  """(start, content) of each outermost box, left to right; unclosed: none."""
+def _boxes(text: str) -> Iterable[tuple[int, int, str]]:
+  """(start, end, content) of each outermost box, in order; unclosed: none."""
   closing = _matching_braces(text)
   end = 0
   for m in _BOX.finditer(text):
@@ -127,10 +151,10 @@ def _boxes(text: str) -> Iterable[tuple[int, str]]:
     if text.startswith('{', at):
       if at in closing:
         end = closing[at] + 1
-        yield m.start(), text[at + 1 : end - 1]
+        yield m.start(), end, text[at + 1 : end - 1]
     elif bare := _BARE.match(text, at):
       end = bare.end()
-      yield m.start(), bare.group()
+      yield m.start(), end, bare.group()
 
 
 def _matching_braces(text: str) -> dict[int, int]:

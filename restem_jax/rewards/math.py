@@ -45,6 +45,9 @@ _NEEDS = ('math_verify', 'latex2sympy2_extended', 'sympy', 'antlr4')
 
 _INTEGER = re.compile(r'-?(?:0|[1-9][0-9]*)')
 _PADDED = re.compile(r'(-?)0+([0-9]+)')
+_DECIMAL = re.compile(r'-?[0-9]+\.[0-9]+')
+# Not three digits behind another number than 0: those may be thousands.
+_COMMA = re.compile(r'-?(?:0,[0-9]+|[0-9]+,(?![0-9]{3}$)[0-9]+)')
 
 _Outcome = str  # one of records.REASONS; of errors 'error: why'
 _Pending = concurrent.futures.Future[_Outcome]
@@ -184,7 +187,7 @@ class MathGrader:
     if units.differ(gold, answer):
       return _Item(answer=answer, outcome='wrong')
     gold = _canonical(gold)
-    pred = _unpadded(gold, pred)
+    pred = _as_number(gold, pred, answer)
     if self._require_evaluated and not _evaluated(gold, pred):
       return _Item(answer=answer, outcome='wrong')
     return _Item(answer=answer, outcome=self._judge(gold, pred))
@@ -288,14 +291,18 @@ def _canonical(answer: str) -> str:
   return normalize.normalize(answer)
 
 
-def _unpadded(gold: str, pred: str) -> str:
-  """`005` as `5` where the gold is a plain number.
+def _as_number(gold: str, pred: str, written: str) -> str:
+  """`005` as `5` and `2,75` as `2.75` where the gold is a plain number.
 
-  Such a gold is no code or clock time. The other way round stays open: a gold
-  `005` may be one.
+  Such a gold is no code, clock time or list. The other way round stays open: a
+  gold `005` may be a code, and `2,75` two numbers.
   """
   if _INTEGER.fullmatch(gold) and (m := _PADDED.fullmatch(pred)):
     return m[1] + m[2]
+  if (
+    _DECIMAL.fullmatch(gold) and _COMMA.fullmatch(pred) and pred in written
+  ):  # as written: with a space, `2, 75` is a list
+    return pred.replace(',', '.')
   return pred
 
 

@@ -2,43 +2,34 @@ r"""One spelling for each answer.
 
 In: an answer as written, by a model or a data set; out: a canonical LaTeX
 string. Two answers with the same canonical string are the same answer. What
-is *not* here: structure and values (`answers`, `rational`).
+is *not* here: structure and values (`answers`, `rational`), and what can be
+written in several notations (`notation`, `characters`).
 
 Only spelling is touched: `\left`, spaces (`1 2` stays apart from `12`),
 `\dfrac`, `\frac12`, units in `\text{}` or from a list, `$`, `\%`, degrees,
-thousands separators (`{,}` and `\,`), Unicode signs. All patterns are linear.
+thousands separators (`{,}` and `\,`). All patterns are linear.
 """
 
 import functools
 import re
 
-_PLAIN = re.compile(r'-?(?:0|[1-9][0-9]{0,17})')
+from restem_jax.rewards import characters, notation
 
-_UNICODE = str.maketrans(
-  {
-    '−': '-', '–': '-', '—': '-', '‐': '-', '‑': '-', '﹣': '-', '－': '-',
-    '×': r'\cdot ', '·': r'\cdot ', '⋅': r'\cdot ', '∗': r'\cdot ',
-    '÷': r'\div ', '⁄': '/', '∕': '/', '±': r'\pm ',
-    'π': r'\pi ', 'θ': r'\theta ', 'α': r'\alpha ', 'β': r'\beta ',
-    'λ': r'\lambda ', 'φ': r'\phi ', '∞': r'\infty ', '√': r'\sqrt ',
-    '∪': r'\cup ', '∩': r'\cap ', '∈': r'\in ', '∅': r'\emptyset ',
-    '≤': r'\le ', '≥': r'\ge ', '≠': r'\ne ', '≈': r'\approx ',
-    '°': r'^{\circ}', '²': '^{2}', '³': '^{3}', '⁴': '^{4}', '½': r'\frac12 ',
-    '¼': r'\frac14 ', '¾': r'\frac34 ', '€': '', '£': '', '′': "'",
-    '\xa0': ' ', '\u2009': ' ', '\u202f': ' ',
-    '“': '"', '”': '"', '‘': "'", '’': "'",
-  }
-)  # fmt: skip
+_PLAIN = re.compile(r'-?(?:0|[1-9][0-9]{0,17})')
 
 _WRAPPERS = (
   re.compile(r'\$\$?([^$]*)\$\$?', re.DOTALL),
   re.compile(r'\\\((.*)\\\)', re.DOTALL),
   re.compile(r'\\\[(.*)\\\]', re.DOTALL),
-  re.compile(r'\\(?:boxed|fbox)\s*\{((?:(?!\\boxed|\\fbox).)*)\}', re.DOTALL),
+  re.compile(r'\\(?:boxed|fbox)\s*\{(.*)\}', re.DOTALL),
+  re.compile(r'\*\*((?:(?!\*\*).)+)\*\*', re.DOTALL),
+  re.compile(r'"([^"]*)"|`([^`]*)`|\'([^\']*)\'', re.DOTALL),
 )
+_BRACES = re.compile(r'(?<!\\)[{}]')
 _SPACING = re.compile(
   r'\\(?:left|right|displaystyle|textstyle|limits|big|Big|bigg|Bigg|bigl|bigr'
-  r'|Bigl|Bigr|mathstrut)(?![A-Za-z])\.?|(?<!\\)\\!|\\phantom(?:\{[^{}]*\}|\s*.)'
+  r'|Bigl|Bigr|mathstrut|underline|[Ll]arge|huge'
+  r'|(?:text)?color\s*\{[^{}]*\})(?![A-Za-z])\.?|(?<!\\)\\!|\\phantom(?:\{[^{}]*\}|\s*.)'
 )
 # Not behind a lone 0: `0{,}125` is a decimal.
 _THOUSANDS = re.compile(
@@ -55,7 +46,7 @@ _GROUP = re.compile(
 )
 _SPACED_COMMA = re.compile(r'[,;]\s+')
 _SPACES = re.compile(
-  r'(?<!\\)\\[,;: >]|~|\\q?quad(?![A-Za-z])|\\hspace\{[^{}]*\}|\s+'
+  r'(?<!\\)\\(?:[,;: >]|$)|~|\\q?quad|\\hspace\{[^{}]*\}|\s+'
 )
 _TEXT = re.compile(
   r'\\(?:text(?:bf|it|rm|sf|normal)?|mbox|hbox|mathrm|mathbf|mathit|mathsf'
@@ -69,7 +60,7 @@ _NO_UNIT = frozenset(
     'and or not no mod base if for when where with is than to by minus plus '
     'times '
     'half thousand million billion trillion dozen hundred hundreds tens tenths '
-    'hundredth hundredths thousandths pi i e odd even '
+    'hundredth hundredths thousandths pi i e odd even pair pairs '
     # Parts and operations.
     'quarter quarters third thirds fourth fourths fifth fifths sixth sixths '
     'seventh sevenths eighth eighths ninth ninths tenth halves squared cubed '
@@ -94,9 +85,6 @@ _AFTER_UNIT = re.compile(
   r'\s*(?:$|[,;:.)\]}=<>+\-/*%&$]|\\(?:[,;!}\\)\]]|(?:cdot|times|div|pm|le|ge|leq'
   r'|geq|ne|neq|approx|quad|qquad|right|text|mbox|cup|end|rangle)(?![A-Za-z])))'
 )
-_REPEATING = re.compile(
-  r'(?<=[0-9.])\\(?:bar|dot|overline)\s*(?:\{([0-9]+)\}|([0-9]))'
-)
 # Names that \text or \mathrm may wrap, and `minus` and the like.
 _SYMBOLS = frozenset(
   re.findall(
@@ -106,18 +94,19 @@ _SYMBOLS = frozenset(
   )
 )
 _UNITS = re.compile(
-  r'(?<=[0-9)}])\s*(?:(?:square|cubic|sq\.?|cu\.?)\s+)?'
+  r'(?:(?<=[0-9)}])|(?<=\\pi)|(?<=\\pi ))\s*(?:(?:square|cubic|sq\.?|cu\.?)\s+)?'
   r'(?:degrees?|cm|mm|km|kg|ft|mph|cents?|dollars?|bucks|usd|euros?|yuan'
   r'|(?:centi|milli|kilo)?met(?:er|re)s?|inch(?:es)?|feet|foot|yards?|miles?'
   r'|(?:milli|kilo)?grams?|pounds?|lbs?|ounces?|liters?|litres?|gallons?'
   r'|seconds?|secs?|minutes?|mins?|hours?|hrs?|days?|weeks?|months?|years?'
   r'|units?|points?|people|students?|ways?|times|items?|apples?|books?'
-  r'|pieces?|sides?|numbers?|integers?|solutions?|values?)'
-  r'(?:\s*\^\s*\{?[23]\}?)?\s*$',
+  r'|pieces?|sides?|numbers?|integers?|solutions?|values?|rad(?:ian)?s?'
+  r'|(?<=\s)(?:m|km|mi|ft|cm)/(?:s|h|hr|sec|min))'
+  r'(?:\s*\^\s*\{?[23]\}?)?(?:\s+(?:old|squared|cubed))?\s*$',
   re.IGNORECASE,
 )
 _PERCENT = re.compile(
-  r'\\%|(?<=[0-9)}])\s*(?:percent(?:age)?|pct)(?![A-Za-z])', re.IGNORECASE
+  r'\\%|(?<=[0-9)}])\s*(?:per ?cent(?:age)?|pct)(?![A-Za-z])', re.IGNORECASE
 )
 _DEGREES = re.compile(
   r'\s*(?:\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))|\\degrees?(?![A-Za-z]))'
@@ -127,7 +116,7 @@ _TRIG = re.compile(r'\\(?:sin|cos|tan|cot|sec|csc)')
 _JOINER = re.compile(r'\s*[,;]?\s*(?<![A-Za-z\\])(and|or)(?![A-Za-z])\s*,?\s*')
 
 _SYNONYMS = (
-  (re.compile(r'\\[dtc]frac(?![A-Za-z])'), r'\\frac'),
+  (re.compile(r'\\(?:[dtcs]|nice)frac(?![A-Za-z])'), r'\\frac'),
   (re.compile(r'\\[dt]?binom(?![A-Za-z])'), r'\\binom'),
   (re.compile(r'\\(?:times|ast)(?![A-Za-z])|(?<!\*)\*(?!\*)'), r'\\cdot '),
   (re.compile(r'\*\*'), '^'),
@@ -139,10 +128,22 @@ _SYNONYMS = (
   (re.compile(r'\\(?:varnothing|empty)(?![A-Za-z])|\\\{\s*\\\}'),
    r'\\emptyset '),
   (re.compile(r'\\colon(?![A-Za-z])|\{:\}'), ':'),
-  (re.compile(r'\\(?:lbrace|lbrack)(?![A-Za-z])'), r'\\{'),
+  (re.compile(r'\\lbrace(?![A-Za-z])'), r'\\{'),
   (re.compile(r'\\rbrace(?![A-Za-z])'), r'\\}'),
   (re.compile(r'\\[lr]vert(?![A-Za-z])|\\mid(?![A-Za-z])'), '|'),
+  (re.compile(r'\\(?:langle|lbrack)(?![A-Za-z])'),
+   lambda m: '(' if m[0] == '\\langle' else '['),
+  (re.compile(r'\\(?:rangle|rbrack)(?![A-Za-z])'),
+   lambda m: ')' if m[0] == '\\rangle' else ']'),
   (re.compile(r'\\(?:rm|bf|it)(?![A-Za-z])'), ' '),
+  (re.compile(r'\\backslash(?![A-Za-z])'), r'\\setminus '),
+  # `sqrt(2)` and `3pi`, of programs.
+  (re.compile(r'(?<![A-Za-z\\])((?:arc)?(?:sin|cos|tan)|sqrt|ln|log|exp)(?=\()'),
+   r'\\\1'),
+  (re.compile(r'(?<![A-Za-z\\])pi(?![A-Za-z])'), r'\\pi '),
+  (re.compile(r'(?<=[0-9])\s*(?:\\text\{to\}|(?<=\s)to(?=\s))\s*(?=[0-9])'),
+   ':'),
+  (re.compile(r'\^\s*\(([^(){}]*)\)'), r'^{\1}'),
   (re.compile(r'\+\s*\\infty'), r'\\infty'),
   # \lor and \land are for what `_joined` has read.
   (re.compile(r'\\lor(?![A-Za-z])'), r'\\vee '),
@@ -151,11 +152,18 @@ _SYNONYMS = (
   (re.compile(r'\\(?:dots|ldots|cdots)(?![A-Za-z])'), r'\\dots '),
 )  # fmt: skip
 
+_SENTENCES = {
+  'real numbers': r'\mathbb{R}',
+  'all real numbers': r'\mathbb{R}',
+  'all reals': r'\mathbb{R}',
+  'empty set': r'\emptyset',
+  'the empty set': r'\emptyset',
+}
 _ARGUMENTS = re.compile(r'\\(frac|binom|sqrt)(?![A-Za-z])')
+_IN_BRACKETS = re.compile(r'\s*\(((?:[^()]|\([^()]*\))*)\)')  # of \sqrt(2)
 _BARE_ARGUMENT = re.compile(r'\s*(\\[A-Za-z]+|[0-9A-Za-z])')
 _SCRIPT = re.compile(r'([\^_])\s*(-?[0-9]+|[A-Za-z]|-[A-Za-z])')
 _AROUND_SPACE = re.compile(r'(.?) +(?=(.?))')
-_COMMAND_END = re.compile(r'\\[A-Za-z]+$')
 
 
 @functools.lru_cache(maxsize=1 << 16)
@@ -164,17 +172,17 @@ def normalize(text: str) -> str:
   text = text.strip()
   if _PLAIN.fullmatch(text):
     return text
-  text = _unwrap(text.translate(_UNICODE))
-  text = _THOUSANDS.sub('', text)
-  if text.count('\\dot') <= 1:  # two dots are the ends of what repeats
-    text = _REPEATING.sub(r'\\overline{\1\2}', text)
+  text = _unwrap(notation.unescaped(characters.ascii_(text)))
+  text = notation.usual(text)
+  text = notation.decimal_mark(_THOUSANDS.sub('', text))
   text = _SPACING.sub('', text)
   text = text.replace('\\$', '').replace('$', '')
   text = _PERCENT.sub('%', text.replace('\\%', '%'))
   text = _SPACES.sub(' ', text)
   text = _ROMAN.sub(r'\\text{\1}', text)
   text = _CLOCK.sub(lambda m: f'\\text{{{m[1].lower()}m}}', text)
-  text = _TEXT.sub(_plain_text, text)
+  for _ in range(2):  # `\\mathbf{\\text{A}}`
+    text = _TEXT.sub(_plain_text, text)
   for pattern, replacement in _SYNONYMS:
     text = pattern.sub(replacement, text)
   if _TRIG.search(text):
@@ -191,6 +199,9 @@ def normalize(text: str) -> str:
   if _GROUPED.fullmatch(text):
     text = text.replace(',', '')
   text = _tighten(text)
+  if text.startswith('\\approx') and not text[7:8].isalpha():
+    text = text.removeprefix('\\approx').lstrip()
+  text = _SENTENCES.get(text.lower().rstrip('.'), text)
   if text.endswith(('.', ',', ';')):
     text = text.rstrip('.,;')
   if text.startswith('+'):
@@ -203,22 +214,37 @@ def _unwrap(text: str) -> str:
   for _ in range(4):
     text = text.strip()
     for wrapper in _WRAPPERS:
-      if m := wrapper.fullmatch(text.rstrip('.')):
-        text = m.group(1)
+      m = wrapper.fullmatch(text.rstrip('.'))
+      if m and _balanced(inner := next(g for g in m.groups() if g is not None)):
+        text = inner
         break
     else:
       return text
   return text
 
 
+def _balanced(text: str) -> bool:
+  r"""Whether no brace closes that was not opened: not so in `8}\boxed{7`."""
+  depth = 0
+  for brace in _BRACES.findall(text):
+    depth += 1 if brace == '{' else -1
+    if depth < 0:
+      return False
+  return True
+
+
 def _plain_text(m: re.Match[str]) -> str:
   r"""What `\text{...}` stands for: a joiner, a unit (nothing) or words."""
   content = m.group(1).strip()
   words = content.lower().replace(',', ' ').split()
+  if len(words) > 1 and words[-1] in ('squared', 'cubed'):  # of a unit
+    content = content[: -len(words.pop())].strip()
   if words and all(w in ('and', 'or') for w in words):
     return f' {words[0]} '
-  if len(content) <= 1:
-    unit = m.string[: m.start()].rstrip()[-1:].isdigit() and content in 'msghl'
+  if not content:
+    return ' '
+  if len(content) == 1:
+    unit = m.string[: m.start()].rstrip()[-1:].isdigit() and content in 'msghlL'
     if unit and _AFTER_UNIT.match(m.string, m.end()):
       return ''
     return content + (m.group(2) or '')
@@ -265,7 +291,9 @@ def _joined(text: str) -> str:
   if len(_RELATION.findall(text)) > len(_LOGIC.findall(text)):
     text = _LOGIC.sub(lambda m: ' or ' if m[1] else ' and ', text)
   if not _INEQUALITY.search(text):
-    return _JOINER.sub(',', text)
+    # `x=1 or y=2` is no point.
+    either = ';' if '=' in text else ','
+    return _JOINER.sub(lambda m: either if m[1] == 'or' else ',', text)
   return _JOINER.sub(lambda m: '\\lor ' if m[1] == 'or' else '\\land ', text)
 
 
@@ -273,6 +301,9 @@ def _braced(text: str) -> str:
   r"""Puts braces around the arguments of `\frac12`, `\sqrt x`."""
   for m in reversed(list(_ARGUMENTS.finditer(text))):
     at = m.end()
+    if m.group(1) == 'sqrt' and (inner := _IN_BRACKETS.match(text, at)):
+      text = f'{text[:at]}{{{inner[1]}}}{text[inner.end() :]}'
+      continue
     if m.group(1) == 'sqrt' and text[at:].lstrip().startswith('['):
       at = text.find(']', at) + 1
       if not at:

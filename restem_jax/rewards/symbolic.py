@@ -15,6 +15,7 @@ numbers in them can tell apart, at several points when there are variables:
 """
 
 from collections.abc import Mapping, Sequence
+import fractions
 import functools
 import importlib
 import math
@@ -24,7 +25,7 @@ import re
 import string
 from typing import Any
 
-from latex2sympy2_extended import latex2sympy
+from latex2sympy2_extended import latex2sympy2
 from math_verify import verify
 import sympy
 
@@ -46,6 +47,7 @@ _RELATIONAL = (
   sympy.Eq, sympy.Ne, sympy.StrictLessThan, sympy.LessThan,
   sympy.StrictGreaterThan, sympy.GreaterThan,
 )  # fmt: skip
+_NO_VALUE = (sympy.nan, sympy.zoo, sympy.MatrixExpr)
 _PIECEWISE = (
   sympy.Abs, sympy.floor, sympy.ceiling, sympy.Max, sympy.Min, sympy.sign,
   sympy.Mod, sympy.Piecewise,
@@ -89,7 +91,7 @@ def same(a: str, b: str) -> bool:
     return _same_relation(x, y)
   if not isinstance(x, sympy.Expr) or not isinstance(y, sympy.Expr):
     return False
-  if x.has(sympy.nan, sympy.zoo) or y.has(sympy.nan, sympy.zoo):
+  if x.has(*_NO_VALUE) or y.has(*_NO_VALUE):
     return False
   if x == y:
     return True
@@ -104,7 +106,7 @@ def readable(text: str) -> bool:
   if equivalence.exact(text, '0') is not None:
     return True
   x = _parse(text)
-  if x is None or x.has(sympy.nan, sympy.zoo):
+  if x is None or x.has(*_NO_VALUE):
     return False
   if isinstance(x, (*_RELATIONAL, sympy.And)):
     return True
@@ -145,16 +147,23 @@ def _exact(a: str, b: str) -> bool | None:
 # Reading.
 
 
+class _Reader(latex2sympy2._Latex2Sympy):
+  """math-verify's parser, which would give digits to sympify and so to eval."""
+
+  def parse_number(self, text: str) -> Any:
+    return sympy.Rational(fractions.Fraction(text))
+
+
 @functools.lru_cache(maxsize=4096)
 def _parse(text: str) -> Any:
   """A sympy object, or None for what math-verify's parser cannot read."""
-  text = text.replace('%', '')
+  text = text.removesuffix('%')
+  if '%' in text:  # the parser would drop it: 50%x is not 50x
+    return None
   text = _DECIMAL.sub(_as_fraction, text)
   text = _ARGUMENT.sub(r'\1(\2)', text)
   try:
-    parsed = latex2sympy(
-      text, is_real=True, convert_degrees=False, normalization_config=None
-    )
+    parsed = _Reader(is_real=True).parse(text)
   except (MemoryError, RecursionError):
     raise
   except Exception:  # it raises bare Exception for a syntax error
@@ -249,7 +258,10 @@ def _proved(x: Any, y: Any) -> bool:
   """
   if x == y:
     return True
-  difference = sympy.simplify(x - y)
+  try:
+    difference = sympy.simplify(x - y)
+  except ArithmeticError:  # of a value that no precision tells from an integer
+    return False
   if difference.is_zero:
     return True
   if not difference.free_symbols and not difference.atoms(sympy.Function):
@@ -264,7 +276,11 @@ def _agree(x: Any, y: Any) -> bool | None:
   symbols = sorted(x.free_symbols | y.free_symbols, key=str)
   result: bool | None = True
   for point in _points(symbols):
-    agree = _agree_at(x.xreplace(point), y.xreplace(point))
+    try:
+      agree = _agree_at(x.xreplace(point), y.xreplace(point))
+    except (ArithmeticError, ValueError):
+      # As of an integral or a derivative, whose variable is bound.
+      return None
     if agree is False and all(v > 0 for v in point.values()):
       return False
     if not agree:
@@ -318,8 +334,11 @@ def _agree_to(x: Any, y: Any, digits: int) -> bool | None:
 
 
 def _value(x: Any, precision: int) -> Any:
-  value = x.evalf(precision, maxn=2 * precision)
-  parts = value.as_real_imag()
+  try:
+    value = x.evalf(precision, maxn=2 * precision)
+    parts = value.as_real_imag()
+  except (ArithmeticError, NotImplementedError, TypeError, ValueError):
+    return None  # (-1)! and other functions outside of where they are defined
   if not all(isinstance(p, sympy.Float | sympy.Integer) for p in parts):
     return None
   return value
@@ -354,8 +373,7 @@ def _digits(x: Any) -> float:
 
 
 def _float(x: Any) -> float:
-  value = x.evalf(15)
   try:
-    return float(abs(value))
-  except (TypeError, OverflowError):
+    return float(abs(x.evalf(15)))
+  except (TypeError, ArithmeticError):
     return math.inf

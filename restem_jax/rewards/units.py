@@ -60,17 +60,20 @@ _TEXT = re.compile(
 )
 # Without \text only words: `5 m` may be a product.
 _PLAIN = re.compile(r'[0-9)}]\s*([A-Za-z][A-Za-z ]{1,39})\s*[.$]*\s*$')
-_DEGREES = re.compile(r'(?:\\circ|°)[\s})$.]*$')
-_DOLLARS = re.compile(r'^\W*\\\$\s*[0-9.,]+[\s$.]*$')
+_DEGREES = re.compile(
+  r'(?:\\circ|°)[\s})$]*(?:\\(?:text|mathrm)\s*\{\s*)?([CF]?)[\s})$.]*$'
+)
+_MONEY = re.compile(r'^(?:(?![€£¥₹])\W)*(\\\$|[€£¥₹])\s*[0-9.,]+[\s$.]*$')
+_SIGNS = {'\\$': 'dollar', '€': 'euro', '£': 'pound', '¥': 'yen', '₹': 'rupee'}
 
 
 @functools.lru_cache(maxsize=1 << 15)
 def unit(text: str) -> str:
   """The unit's name, `mile hour` for miles per hour; '' for none known."""
-  if _DOLLARS.search(text):
-    return 'dollar'
-  if _DEGREES.search(text):
-    return 'degree'
+  if m := _MONEY.search(text):
+    return _SIGNS[m[1]]
+  if m := _DEGREES.search(text):
+    return f'degree {m[1]}'.rstrip()
   m = _TEXT.search(text) or _PLAIN.search(text)
   if m is None:
     return ''
@@ -88,4 +91,6 @@ def unit(text: str) -> str:
 def differ(a: str, b: str) -> bool:
   """Whether both answers name a unit, and not the same."""
   u, v = unit(a), unit(b)
+  if not u or not v or 'degree' in (u, v):
+    u, v = u.split(' ')[0], v.split(' ')[0]  # of 5 degrees Celsius
   return bool(u and v) and u != v

@@ -19,6 +19,8 @@ from restem_jax.rewards import extraction
     ('first \\boxed{1}\nthen \\boxed{2}', '2'),
     (r'The answer is \boxed{7}, that is \boxed{ 7 }.', '7'),
     (r'Final Answer: \boxed{3}. As \boxed{3} shows.', '3'),
+    (r'\boxed{1}, $\boxed{2}$ and \boxed{3}', '1, 2 and 3'),
+    (r'\boxed{x<1} \text{ or } \boxed{x>2}', 'x<1 or x>2'),
     # Not this: several answers, nothing, not closed, too long.
     (r'The final answer is \boxed{7}. Or maybe \boxed{8}.', None),
     (r'\boxed{8}\boxed{7}', None),

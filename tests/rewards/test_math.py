@@ -146,12 +146,12 @@ def test_require_evaluated():
 def test_check_gold(grader):
   golds = [
     '42', r'\sqrt2', 'even', '', r'\frac{1}{0}', 'x' * 301, 'x+', '(1,2)',
-    r'\approx 3 \text{ mph}', '2^{100000}', 'f(2) < f(1) < f(4)', '204_5',
+    r'3 \text{ mph} \approx', r'8\!:\!34\text{ p.m.}', '2^{100000}', 'f(2) < f(1) < f(4)', '204_5',
   ]  # fmt: skip
   problems = [problem(gold, id_=str(i)) for i, gold in enumerate(golds)]
   dropped = {p.answer: reason for p, reason in grader.check_gold(problems)}
   assert list(dropped) == [
-    '', r'\frac{1}{0}', 'x' * 301, 'x+', r'\approx 3 \text{ mph}',
+    '', r'\frac{1}{0}', 'x' * 301, 'x+', r'3 \text{ mph} \approx',
     '2^{100000}',
   ]  # fmt: skip
   assert dropped[''] == 'empty answer'

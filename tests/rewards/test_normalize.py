@@ -43,6 +43,7 @@ from restem_jax.rewards.normalize import normalize
     (r'\text{(C)}', '(C)'),
     (r'1 \text{ and } 2', '1,2'),
     ('6 or 8', '6,8'),
+    ('x=6 or x=8', 'x=6;x=8'),
     (r'x \leq 3', r'x\le3'),
     (r'\{\}', r'\emptyset'),
     ('+3', '3'),
