@@ -131,6 +131,12 @@ class _Costs:
     if op.code == 'fusion':
       name = op.called('calls')
       assert name, op
+      if name.startswith('all-reduce-scatter'):
+        # A reduce-scatter, as the TPU's compiler writes it: an all-reduce of
+        # which each device keeps a slice. Nothing runs beside it.
+        return self._collective(
+          dataclasses.replace(op, code='reduce-scatter'), ops
+        )
       inner = self._fused(name)
     flops = inner.flops + self._flops(op, ops)
     moved = self._bytes(op, ops)

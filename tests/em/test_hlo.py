@@ -156,6 +156,30 @@ def test_a_scheduled_program_of_the_tpu():
   np.testing.assert_allclose(cost.bytes, (trips + 1) * matrix, atol=trips * 48)
 
 
+SCATTER = """HloModule gradients, is_scheduled=true
+
+%all-reduce-scatter.clone.1 (input.2: bf16[64,64]) -> bf16[4,64] {
+  %input.2 = bf16[64,64]{1,0:T(8,128)(2,1)} parameter(0)
+  %all-reduce.5 = bf16[64,64]{1,0:T(8,128)(2,1)} all-reduce(%input.2), channel_id=3, replica_groups={{0,1}}, to_apply=%add
+  %at = u32[] constant(0)
+  ROOT %slice = bf16[4,64]{1,0:T(8,128)(2,1)} dynamic-slice(%all-reduce.5, %at, %at), dynamic_slice_sizes={4,64}
+}
+
+ENTRY %main (g: bf16[64,64]) -> bf16[4,64] {
+  %g = bf16[64,64]{1,0:T(8,128)(2,1)} parameter(0)
+  ROOT %fusion.32 = bf16[4,64]{1,0:T(8,128)(2,1)} fusion(%g), kind=kCustom, calls=%all-reduce-scatter.clone.1
+}
+"""  # fmt: skip
+
+
+def test_a_fused_reduce_scatter_is_waited_for():
+  """It was no wire at all: a program that had it looked free of it."""
+  cost = hlo.cost(SCATTER)
+  # Each device sends all but the slice that it keeps, not twice all.
+  assert cost.sync_wire_bytes == 2 * (64 - 4) * 64
+  assert cost.async_wire_bytes == 0
+
+
 KERNELS = """HloModule attention
 
 ENTRY %main (n: s32[6,2,2], q: bf16[6,1024,128], k: bf16[2,1024,128], mask: s32[4,512,512]) -> bf16[6,1024,128] {
