@@ -6,18 +6,27 @@ same, onto any mesh. What is *not* here: when to save (`training.trainer`).
 A checkpoint holds `params` (f32), `opt_state` and `progress` (JSON); where
 `params` are adapters, `adapter` (JSON) says of what. Orbax writes into a
 temporary folder and renames it, so a killed save leaves no checkpoint that
-looks whole. Nothing here unpickles.
+looks whole. It does not check what it reads, though: a flipped bit would be
+trained on. So `sums` (JSON) holds a checksum of every array, computed where the
+array lies when it is saved, and again when it is restored, and one of each JSON
+value. Nothing here unpickles.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+import hashlib
 import json
+import logging
 import os
 from typing import Any
 
 from etils import epath
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
+
+_log = logging.getLogger(__name__)
 
 _REWARD = 'validation_reward'
 
@@ -32,6 +41,73 @@ def _best(rewards: Mapping[int, float | None]) -> int | None:
 
 def _reward(metrics: Mapping[str, float] | None) -> float | None:
   return (metrics or {}).get(_REWARD)
+
+
+class Damaged(ValueError):
+  """A checkpoint is not what was saved; names it and what is wrong."""
+
+
+@jax.jit
+def _sums(arrays: list[jax.Array]) -> list[jax.Array]:
+  """A uint32 per array, which any changed bit changes, and most swaps do.
+
+  Whole numbers modulo 2^32 add up to the same in any order: on any mesh.
+  """
+
+  def one(x):
+    bits = jax.lax.bitcast_convert_type(x, f'uint{8 * x.dtype.itemsize}')
+    index, stride = jnp.uint32(0), 1
+    for dim in reversed(range(x.ndim)):
+      along = jax.lax.broadcasted_iota(jnp.uint32, x.shape, dim)
+      index, stride = index + along * jnp.uint32(stride), stride * x.shape[dim]
+    return (bits.astype(jnp.uint32) * (2 * index + 1)).sum(dtype=jnp.uint32)
+
+  return [one(x) for x in arrays]
+
+
+def _checksums(item: Any) -> dict[str, int | str]:
+  """Checksums of a tree's arrays by their paths, or of a JSON value."""
+  leaves = jax.tree_util.tree_leaves_with_path(item)
+  if not all(isinstance(leaf, jax.Array) for _, leaf in leaves):
+    text = json.dumps(item, sort_keys=True)
+    return {'': hashlib.sha256(text.encode()).hexdigest()}
+  sums = _sums([leaf for _, leaf in leaves])
+  return {
+    jax.tree_util.keystr(path): int(x)
+    for (path, _), x in zip(leaves, sums, strict=True)
+  }
+
+
+def _check(step: epath.Path, **items: Any) -> None:
+  """Compares what was restored of a step with what was saved."""
+  file = step / 'sums' / 'metadata'
+  if not file.exists():
+    _log.warning('%s has no checksums: an earlier version saved it', step)
+    return
+  with _named(step):
+    saved = json.loads(file.read_text())
+    for item, value in items.items():
+      for name, found in _checksums(value).items():
+        if saved[item][name] != found:
+          raise _damaged(step, f'{item}{name} is not what was saved')
+
+
+@contextlib.contextmanager
+def _named(step: epath.Path) -> Iterator[None]:
+  """Says which step it was that can't be read."""
+  try:
+    yield
+  except (Damaged, jax.errors.JaxRuntimeError):
+    raise  # the latter: memory, or other hosts
+  except Exception as e:  # of many kinds, Exception itself among them
+    raise _damaged(step, str(e).partition('\n')[0]) from e
+
+
+def _damaged(step: epath.Path, what: str) -> Damaged:
+  return Damaged(
+    f'{step} is damaged ({what}); delete that folder: the run goes on from '
+    'another checkpoint or, if there is none, from where it began'
+  )
 
 
 class _LatestAndBest(checkpoint_managers.PreservationPolicy):
@@ -67,6 +143,8 @@ class Checkpoints:
       create=True,
       cleanup_tmp_directories=True,
     )
+    for step in _steps(self.directory):
+      _reward_of(step)  # or it says which one can't be read
     self._manager = ocp.CheckpointManager(self.directory, options=options)
 
   def save(
@@ -92,17 +170,17 @@ class Checkpoints:
     self.wait()
     if step in self._manager.all_steps():
       self._manager.delete(step)
-    items: dict[str, Any] = {
-      'params': _saved(params),
-      'opt_state': _saved(opt_state),
-      'progress': ocp.args.JsonSave(dict(progress)),
-    }
+    texts = {'progress': dict(progress)}
     if self._adapter is not None:
-      items['adapter'] = ocp.args.JsonSave(dict(self._adapter))
+      texts['adapter'] = dict(self._adapter)
+    trees = {'params': params, 'opt_state': opt_state}
+    texts['sums'] = {k: _checksums(v) for k, v in (trees | texts).items()}
+    items = {k: _saved(v) for k, v in trees.items()}
+    items |= {k: ocp.args.JsonSave(v) for k, v in texts.items()}
     self._manager.save(
       step,
       args=ocp.args.Composite(**items),
-      metrics=None if reward is None else {_REWARD: reward},
+      metrics={_REWARD: reward},
     )
 
   def wait(self) -> None:
@@ -138,16 +216,23 @@ class Checkpoints:
       step: one that was saved.
       params: tree of arrays or ShapeDtypeStructs with the shardings wanted.
       opt_state: as `params`.
+
+    Raises:
+      Damaged: it can't be read, or is not what was saved.
     """
-    restored = self._manager.restore(
-      step,
-      args=ocp.args.Composite(
-        params=_restored(params),
-        opt_state=_restored(opt_state),
-        progress=ocp.args.JsonRestore(),
-      ),
-    )
-    return restored['params'], restored['opt_state'], restored['progress']
+    with _named(self.directory / str(step)):
+      restored = self._manager.restore(
+        step,
+        args=ocp.args.Composite(
+          params=_restored(params),
+          opt_state=_restored(opt_state),
+          progress=ocp.args.JsonRestore(),
+        ),
+      )
+    names = 'params', 'opt_state', 'progress'
+    items = {name: restored[name] for name in names}
+    _check(self.directory / str(step), **items)
+    return tuple(items.values())
 
   def drop_optimizer(self) -> None:
     """See the function of this name."""
@@ -197,6 +282,23 @@ def _absolute(path: epath.PathLike) -> epath.Path:
   return epath.Path(path).resolve()
 
 
+def _steps(directory: epath.Path) -> list[epath.Path]:
+  """The folders of the steps that were saved."""
+  if not directory.is_dir():
+    return []
+  return [
+    step
+    for step in directory.iterdir()
+    if step.name.isdecimal() and (step / 'params').is_dir()
+  ]
+
+
+def _reward_of(step: epath.Path) -> float | None:
+  file = step / 'metrics' / 'metrics'
+  with _named(step):
+    return _reward(json.loads(file.read_text())) if file.exists() else None
+
+
 def params_path(path: epath.PathLike) -> epath.Path | None:
   """Finds the parameters in what a user may name as a checkpoint.
 
@@ -209,12 +311,7 @@ def params_path(path: epath.PathLike) -> epath.Path | None:
   if not path.is_dir():
     return None
   # By hand: a manager would remove what a running M-step is just saving.
-  rewards = {}
-  for step in path.iterdir():
-    if step.name.isdecimal() and (step / 'params').is_dir():
-      file = step / 'metrics' / 'metrics'
-      metrics = json.loads(file.read_text()) if file.exists() else None
-      rewards[int(step.name)] = _reward(metrics)
+  rewards = {int(step.name): _reward_of(step) for step in _steps(path)}
   if not rewards:
     return None
   best = _best(rewards)
@@ -229,7 +326,13 @@ def adapter_of(path: epath.PathLike) -> dict[str, Any] | None:
   """
   found = params_path(path)
   file = found and found.parent / 'adapter' / 'metadata'
-  return json.loads(file.read_text()) if file and file.exists() else None
+  if file is None or not file.exists():
+    return None
+  step = file.parents[1]
+  with _named(step):
+    adapter = json.loads(file.read_text())
+  _check(step, adapter=adapter)
+  return adapter
 
 
 def restore_params(path: epath.PathLike, abstract: Any) -> Any:
@@ -242,6 +345,7 @@ def restore_params(path: epath.PathLike, abstract: Any) -> Any:
 
   Raises:
     ValueError: `path` holds no checkpoint of ours, or one of another model.
+    Damaged: it can't be read, or is not what was saved.
   """
   found = params_path(path)
   if found is None:
@@ -261,7 +365,8 @@ def restore_params(path: epath.PathLike, abstract: Any) -> Any:
   # The handler, not a checkpointer: the item has no metadata of its own, for
   # which a checkpointer looks, and warns.
   handler = ocp.StandardCheckpointHandler()
-  saved = handler.metadata(found)
+  with _named(found.parent):
+    saved = handler.metadata(found)
   have, want = _shapes(saved.tree), _shapes(abstract)
   for name in want | have:
     if have.get(name) != want.get(name):
@@ -269,6 +374,8 @@ def restore_params(path: epath.PathLike, abstract: Any) -> Any:
         f'{found}: {name} has shape {have.get(name)}, the model wants '
         f'{want.get(name)}; give the WEIGHTS that the checkpoint came from'
       )
-  restored = handler.restore(found, args=ocp.args.StandardRestore(abstract))
+  with _named(found.parent):
+    restored = handler.restore(found, args=ocp.args.StandardRestore(abstract))
   handler.close()
+  _check(found.parent, params=restored)
   return restored

@@ -31,6 +31,7 @@ except ImportError as e:
 
 from restem_jax import commandline, environment, memory
 from restem_jax.commandline import Arguments, near, UsageError
+from restem_jax.rendezvous import Missing
 from restem_jax.weights import cache
 
 _PACKAGE = pathlib.Path(__file__).resolve().parent
@@ -112,6 +113,9 @@ def _main(argv: Sequence[str]) -> int:
     message = re.sub(r'\n  In call to configurable .*', '', str(e))
     print(f'error: {message}', file=sys.stderr)
     return 2
+  except Missing as e:  # the others have told it, too
+    print(f'error: {e}', file=sys.stderr)
+    return 1
   except ImportError as e:
     if 'install gcsfs' not in str(e):
       raise

@@ -6,7 +6,9 @@ this process is (`multihost`).
 
 Meetings need no device, so one may wait as long as sampling lasts. Besides,
 each process says every second that it lives. When one falls silent or fails,
-process 0 says so to the others, and all stop with a line that names it.
+process 0 says so to the others, and all stop with a line that names it; for
+process 0, process 1 does. The store outlives process 0 (`rendezvous`), but not
+its machine: who can't reach the store any more stops by itself.
 """
 
 from collections.abc import Callable
@@ -21,6 +23,8 @@ from typing import Protocol, TypeVar
 
 import jax
 
+from restem_jax.rendezvous import Missing
+
 _log = logging.getLogger(__name__)
 
 T = TypeVar('T')
@@ -29,10 +33,6 @@ AGAIN = (
   'run the same command on all hosts again, on any number of them: it goes on '
   'from what is complete'
 )
-
-
-class Missing(RuntimeError):
-  """A host did not come; the message names it."""
 
 
 class Store(Protocol):
@@ -95,8 +95,9 @@ class Hosts:
     self._num_meetings = 0
     # Seconds that this process has run: nobody is silent while it is stopped.
     self._clock, self._ticked = 0.0, time.monotonic()
+    self._reached = 0.0  # the clock when the store answered last
     self._closed, self._told = threading.Event(), threading.Event()
-    self._watch: threading.Thread | None = None
+    self._threads: list[threading.Thread] = []
 
   # Meetings.
 
@@ -165,8 +166,26 @@ class Hosts:
 
   def watch(self) -> None:
     """Starts to say that this process lives, and to see who does not."""
-    self._watch = threading.Thread(target=self._beat, daemon=True)
-    self._watch.start()
+    for work in (self._beat, self._tick):
+      self._threads.append(threading.Thread(target=work, daemon=True))
+      self._threads[-1].start()
+
+  def _tick(self) -> None:
+    """Ends the process when the store does not answer: calls to it may hang."""
+    while not (self._closed.wait(0.5) or self._told.is_set()):
+      self._pass_time()
+      # A little later than others count as silent: their names come first.
+      if self._clock - self._reached > self.options.host_timeout + 2:
+        self._stopped(
+          f'{self._names[0]}, which all others meet at, has been silent for '
+          f'{self.options.host_timeout:g} s'
+        )
+        return
+
+  def _pass_time(self) -> None:
+    now = time.monotonic()
+    self._clock += min(now - self._ticked, 2.0)
+    self._ticked = now
 
   def _beat(self) -> None:
     """Every second; ends the process when another one has died."""
@@ -180,27 +199,29 @@ class Hosts:
         store.key_value_set(
           f'restem/alive/{self.index}', str(beats), allow_overwrite=True
         )
-        if self.index == 0 and (silent := self._silent(seen)):
+        # Process 1 says it of process 0, and in the same words of others.
+        if self.index < 2 and (silent := self._silent(seen)):
           self.stop_all(
             f'{silent} has been silent for {self.options.host_timeout:g} s'
           )
+        self._reached = self._clock
         # Waits here: what stops the others is known at once.
         reason = store.blocking_key_value_get(_STOP, 1000)
       except jax.errors.JaxRuntimeError as e:
         if 'DEADLINE_EXCEEDED' in str(e) or self._closed.is_set():
           continue
         reason = f'{self._names[0]}, which all others meet at, is gone'
-      self._told.set()
-      if not self._closed.is_set() and self._leave is not None:
-        self._leave(reason)
+      self._stopped(reason)
       return
+
+  def _stopped(self, reason: str) -> None:
+    self._told.set()
+    if not self._closed.is_set() and self._leave is not None:
+      self._leave(reason)
 
   def _silent(self, seen: dict[int, tuple[str, float]]) -> str:
     """Names of the processes whose heartbeat has stopped."""
     assert self._store is not None
-    now = time.monotonic()
-    self._clock += min(now - self._ticked, 2.0)
-    self._ticked = now
     beats = {int(k.split('/')[-1]): v for k, v in
              self._store.key_value_dir_get('restem/alive')}  # fmt: skip
     for p in range(self.count):
@@ -222,8 +243,8 @@ class Hosts:
   def close(self) -> None:
     """Ends the heartbeat; from here on nobody's death matters."""
     self._closed.set()
-    if self._watch is not None:
-      self._watch.join()
+    for thread in self._threads:
+      thread.join(5)  # it may hang in a call to a store that is gone
 
   def fail(self, error: BaseException) -> None:
     """Stops all because of an error here; who caused it is found out first.
@@ -242,6 +263,4 @@ class Hosts:
       self._told.wait(self.options.host_timeout + 5)
     self._closed.set()  # first: this process ends with its own error
     self.stop_all(reason)
-    if self.index == 0:
-      time.sleep(1)  # the store ends with this process: let it be read
     self.close()

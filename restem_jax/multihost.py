@@ -11,12 +11,11 @@ from what is complete.
 
 from collections.abc import Callable, Iterator, Sequence
 import contextlib
-import functools
 import logging
 import os
 import signal
+import socket
 import sys
-import threading
 from typing import Any, TypeVar
 
 import jax
@@ -24,6 +23,7 @@ from jax._src import distributed  # the store has no public name
 from jax.experimental import multihost_utils
 import numpy as np
 
+from restem_jax import rendezvous
 from restem_jax.meetings import AGAIN, Hosts, Options
 
 _log = logging.getLogger(__name__)
@@ -94,8 +94,6 @@ def failed() -> bool:
 
 def _leave(reason: str) -> None:
   """Ends the process from any thread: the main one may hang for good."""
-  # One write: the coordination service ends the process as well, and loudly,
-  # when process 0 is gone.
   sys.stderr.write(f'error: {reason}; the others stop. {AGAIN.capitalize()}\n')
   sys.stderr.flush()
   os._exit(1)
@@ -111,9 +109,10 @@ def started(options: Options) -> Iterator[None]:
 
   Raises:
     ValueError: the environment does not say what the flags leave out.
+    Missing: not all have started, or they are no run; names who.
   """
   global _hosts, _failed
-  _initialize(options)
+  kept = _initialize(options)
   _hosts = Hosts(
     distributed.global_state.client,
     distributed.global_state.process_id,
@@ -137,42 +136,48 @@ def started(options: Options) -> Iterator[None]:
   _hosts.close()
   _hosts = Hosts()
   jax.distributed.shutdown()
+  for connection in kept:
+    connection.close()
 
 
-def _initialize(options: Options) -> None:
-  """`jax.distributed.initialize`, with a start that names who is missing."""
-  # jaxlib's module; the service's own limit is an hour, and no argument of
-  # initialize. At its end the log names the processes that did not come.
-  jaxlib: Any = vars(distributed)['_jax']
-  service = functools.partial(
-    jaxlib.get_distributed_runtime_service,
-    cluster_register_timeout=int(options.host_timeout),
-  )
-  explicit = options.coordinator_address is not None
-  timeout = int(options.host_timeout)
-  waiting = threading.Timer(
-    10.0,
-    _log.warning,
-    (
-      'process %s of %s: waiting for the others; start the same command there',
-      options.process_index,
-      options.process_count,
-    ),
-  )
-  waiting.daemon = True
-  waiting.start()
+def _initialize(options: Options) -> list[socket.socket]:
+  """`jax.distributed.initialize`, but all meet before it (`rendezvous`).
+
+  Returns connections that are to stay open as long as the store is used.
+  """
+  jaxlib: Any = vars(distributed)['_jax']  # a module
+  make_service = jaxlib.get_distributed_runtime_service
+  make_client = jaxlib.get_distributed_runtime_client
+  timeout = options.host_timeout
+  kept = []
+
+  def service(address: str, count: int, **arguments: Any) -> rendezvous.Place:
+    return rendezvous.Place(address, count, timeout, **arguments)
+
+  def client(address: str, index: int, **arguments: Any) -> Any:
+    count = distributed.global_state.num_processes
+    waiting = 'process %d of %d: waiting for the others; start the same command'
+    kept.append(
+      rendezvous.meet(
+        address, index, count, timeout,
+        lambda: _log.warning(f'{waiting} there', index, count),
+      )
+    )  # fmt: skip
+    return make_client(address, index, **arguments)
+
   try:
     jaxlib.get_distributed_runtime_service = service
+    jaxlib.get_distributed_runtime_client = client
     jax.distributed.initialize(
       options.coordinator_address,
       options.process_count,
       options.process_index,
-      cluster_detection_method='deactivate' if explicit else None,
-      # Longer than the service's: its message is the better one.
-      initialization_timeout=timeout + 10,
-      # Longer than the heartbeat here, for the same reason.
-      heartbeat_timeout_seconds=timeout + 60,
-      shutdown_timeout_seconds=timeout,
+      cluster_detection_method=(
+        None if options.coordinator_address is None else 'deactivate'
+      ),
+      # Its own messages are worse: the heartbeat here comes first.
+      heartbeat_timeout_seconds=int(timeout) + 60,
+      shutdown_timeout_seconds=int(timeout),
     )
   except ValueError as e:
     raise ValueError(
@@ -180,7 +185,8 @@ def _initialize(options: Options) -> None:
       '--coordinator_address=HOST:PORT --process_count=N --process_index=I'
     ) from None
   finally:
-    waiting.cancel()
-    jaxlib.get_distributed_runtime_service = service.func
+    jaxlib.get_distributed_runtime_service = make_service
+    jaxlib.get_distributed_runtime_client = make_client
   # jaxlib's handler would swallow it; `training.trainer` has its own.
   signal.signal(signal.SIGTERM, signal.SIG_DFL)
+  return kept

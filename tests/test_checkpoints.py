@@ -1,13 +1,17 @@
 """What is saved comes back exactly, and only what is whole counts."""
 
 import json
+import os
 import pathlib
+import subprocess
+import sys
 
 from etils import epath
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import runs
 
 from restem_jax import checkpoints as checkpoints_lib, partitioning
 
@@ -230,3 +234,99 @@ def test_relative_paths_work(tmp_path, monkeypatch):
     'runs/checkpoints', {'w': jax.ShapeDtypeStruct((3,), jnp.float32)}
   )
   np.testing.assert_array_equal(params['w'], np.ones(3))
+
+
+def damage(path, how='flip'):
+  """Flips a bit in the middle of a file, cuts it, or takes it away."""
+  data = bytearray(path.read_bytes())
+  half = len(data) // 2
+  data[half] ^= 4
+  path.write_bytes(data[:half] if how == 'cut' else data)
+  if how == 'missing':
+    path.unlink()
+
+
+def largest(folder):
+  files = (f for f in folder.rglob('*') if f.is_file())
+  return max(files, key=lambda f: f.stat().st_size)
+
+
+def save_bits(folder):
+  """Random ones: when one is flipped, a reader still finds valid data."""
+  bits = jax.random.bits(jax.random.key(0), (64, 64), jnp.uint32)
+  big = {'w': jax.lax.bitcast_convert_type(bits, jnp.float32)}
+  checkpoints = checkpoints_lib.Checkpoints(folder)
+  checkpoints.save(7, big, {'mu': big, 'count': jnp.int32(1)}, {}, 0.5)
+  checkpoints.close()
+  return big, {'mu': big, 'count': jnp.int32(0)}
+
+
+@pytest.mark.parametrize('item', ['params', 'opt_state'])
+def test_a_flipped_bit_is_named(tmp_path, item):
+  folder = tmp_path / 'checkpoints'
+  params, opt_state = save_bits(folder)
+  damage(largest(folder / '7' / item))
+  checkpoints = checkpoints_lib.Checkpoints(folder)
+  message = (
+    rf"/7 is damaged \({item}\['.*w'\] is not what.*; delete that folder"
+  )
+  with pytest.raises(checkpoints_lib.Damaged, match=message):
+    checkpoints.restore(7, params, opt_state)
+  checkpoints.close()
+  if item == 'opt_state':  # which who reads parameters does not need
+    checkpoints_lib.restore_params(folder, params)
+  else:
+    with pytest.raises(checkpoints_lib.Damaged, match=message):
+      checkpoints_lib.restore_params(folder, params)
+
+
+@pytest.mark.parametrize('how', ['cut', 'missing'])
+def test_arrays_that_cannot_be_read(tmp_path, how):
+  """In a process of its own: Orbax leaves tasks there that complain late."""
+  folder = tmp_path / 'checkpoints'
+  save_bits(folder)
+  damage(largest(folder / '7' / 'params'), how)
+  code = (
+    'import sys, jax\nfrom restem_jax import checkpoints\n'
+    "want = {'w': jax.ShapeDtypeStruct((64, 64), 'float32')}\n"
+    'checkpoints.restore_params(sys.argv[1], want)\n'
+  )
+  ended = subprocess.run(
+    [sys.executable, '-c', code, folder],
+    capture_output=True,
+    text=True,
+    env=os.environ | {'PYTHONPATH': str(runs.ROOT)},
+  )
+  assert f'Damaged: {folder}/7 is damaged (Encountered error' in ended.stderr
+
+
+def test_damaged_json_is_named(store, folder):
+  checkpoints = store()
+  save(checkpoints, 4, 0.5)
+  checkpoints.wait()
+  step = pathlib.Path(folder / '4')
+  progress = step / 'progress' / 'metadata'
+  progress.write_text(progress.read_text().replace('1', '2', 1))
+  blank = tree(0), {'count': jnp.int32(0), 'mu': tree(0)}
+  with pytest.raises(
+    checkpoints_lib.Damaged, match='progress is not what was saved'
+  ):
+    store().restore(4, *blank)
+  damage(step / 'metrics' / 'metrics', 'cut')
+  for read in (store, lambda: checkpoints_lib.params_path(folder)):
+    with pytest.raises(checkpoints_lib.Damaged, match='/4 is damaged'):
+      read()
+  progress.parents[1].joinpath('metrics', 'metrics').unlink()
+  store()
+
+
+def test_checksums_do_not_depend_on_the_mesh():
+  one = checkpoints_lib._checksums(tree(3))
+  for shape in ((1, 2, 4), (8, 1, 1)):
+    mesh = partitioning.make_mesh(*shape)
+    assert checkpoints_lib._checksums(tree(3, mesh)) == one
+  swapped = tree(3)
+  swapped['table'] = swapped['table'][::-1]
+  found = checkpoints_lib._checksums(swapped)
+  assert found["['table']"] != one["['table']"]
+  assert found["['norm']"] == one["['norm']"]

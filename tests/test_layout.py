@@ -26,7 +26,13 @@ NOUNS = {
   'shards',
   'tokenizer',
 }
-MACHINE = {'partitioning', 'checkpoints', 'meetings', 'multihost'}
+MACHINE = {
+  'partitioning',
+  'checkpoints',
+  'meetings',
+  'multihost',
+  'rendezvous',
+}
 PARTS = {'models', 'rewards', 'data', 'weights', 'sampling', 'training'}
 
 # What each part may import from restem_jax besides itself.
@@ -34,8 +40,9 @@ MAY_IMPORT = {
   **{noun: set() for noun in NOUNS},
   'partitioning': {'shards'},
   'checkpoints': {'shards'},
-  'meetings': set(),
-  'multihost': {'meetings'},
+  'rendezvous': set(),
+  'meetings': {'rendezvous'},
+  'multihost': {'meetings', 'rendezvous'},
   'models': {'partitioning'},
   'rewards': {'records'},
   'data': {'records', 'shards', 'tokenizer'},

@@ -139,6 +139,29 @@ def test_a_silent_host_is_named_to_all(left):
     assert reason.endswith(') has been silent for 1.5 s')
 
 
+def test_process_1_says_it_of_process_0(left):
+  reasons, leave = left
+  hosts = make(3, leave=leave, host_timeout=1.5)
+  on_all(hosts, Hosts.introduce)
+  for host in hosts[1:]:
+    host.watch()
+  eventually(lambda: len(reasons) == 2)
+  for reason in reasons:
+    assert reason.startswith('process 0 (') and 'silent for 1.5 s' in reason
+
+
+def test_a_store_that_does_not_answer(left):
+  """As when process 0's machine has lost its power: calls hang."""
+  reasons, leave = left
+  hosts = make(2, leave=leave, host_timeout=1.5)
+  hosts[1].watch()
+  with hosts[1]._store.changed:  # its lock
+    eventually(lambda: reasons)
+  assert reasons == [
+    'process 0, which all others meet at, has been silent for 1.5 s'
+  ]
+
+
 def test_nobody_is_silent_while_this_process_is_stopped(monkeypatch):
   """All of them are, perhaps: a suspended machine."""
   clock = [0.0]
@@ -148,6 +171,7 @@ def test_nobody_is_silent_while_this_process_is_stopped(monkeypatch):
 
   def silent_at(now):
     clock[0] = now
+    host._pass_time()
     return host._silent(seen)
 
   assert not any(map(silent_at, (1, 2, 3, 1000)))
@@ -174,7 +198,9 @@ def test_nobody_leaves_after_the_end(left):
   on_all(hosts, Hosts.close)
   store.go()
   time.sleep(0.1)
-  assert not reasons and not any(h._watch.is_alive() for h in hosts)
+  assert not reasons and not any(
+    thread.is_alive() for h in hosts for thread in h._threads
+  )
 
 
 @pytest.mark.parametrize(

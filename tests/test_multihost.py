@@ -140,12 +140,47 @@ multihost.barrier('never')
   assert "failed: KeyError: 'broken'" in err
 
 
-@pytest.mark.slow('waits for a process that never comes')
-def test_who_does_not_start_is_named():
-  ended = start('print("met")', num=3, only=[0, 2], timeout=12)
-  for code, out, err in ended:
-    assert code != 0 and 'met' not in out
-    assert 'Some timed out task names:\n1\n' in err
+@pytest.mark.slow('waits for processes that never come')
+@pytest.mark.parametrize(
+  'only, words',
+  [
+    ([0, 2], 'process 1 did not start within 4 s; start the same command'),
+    ([1], 'process 0 did not start within 4 s: nobody answers at 127.0.0.1:'),
+  ],
+)
+def test_who_does_not_start_is_named(only, words):
+  for code, out, err in start('print("met")', num=3, only=only, timeout=4):
+    assert code == 1 and 'met' not in out
+    assert words in err and 'Check failure stack trace' not in err
+
+
+@pytest.mark.slow('waits until a process counts as silent')
+@pytest.mark.parametrize('how', ['SIGKILL', 'SIGSTOP'])
+def test_the_end_of_process_0(how):
+  """Killed, its store goes on; a whole machine that hangs takes it along."""
+  body = f"""
+multihost.barrier('all are here')
+if p == 0:
+  import signal
+  from jax._src import distributed
+  number = signal.{how}
+  if number == signal.SIGSTOP:
+    os.kill(distributed.global_state.service._process.pid, number)
+    if os.fork() == 0:  # what is stopped must be killed in the end
+      import time
+      time.sleep(15)
+      os.kill(distributed.global_state.service._process.pid, signal.SIGKILL)
+      os.kill(os.getppid(), signal.SIGKILL)
+      os._exit(0)
+  os.kill(os.getpid(), number)
+multihost.barrier('never')
+"""
+  (code, _, _), *others = start(body, num=3, timeout=4)
+  assert code == -9
+  for code, _, err in others:
+    assert code == 1 and 'Check failure stack trace' not in err
+    assert 'error: process 0 (' in err and 'has been silent for 4 s' in err
+    assert 'Run the same command on all hosts again' in err
 
 
 def test_an_environment_that_does_not_say_it_all(monkeypatch):

@@ -63,7 +63,7 @@ def test_killed_once(tmp_path, flags, files, expected, at, count):
   runs.check_same(files(tmp_path / 'run'), expected)
 
 
-def test_sigterm_in_improve(begun, flags, files, expected):
+def test_sigterm_in_improve(begun, flags, files, expected, capsys):
   """Preemption: the state is saved, and nothing is lost or done twice."""
   flags = [*flags, runs.in_folder(begun)]
   ended = runs.command(
@@ -72,7 +72,19 @@ def test_sigterm_in_improve(begun, flags, files, expected):
   assert ended.returncode == 0, ended.stderr
   assert 'saved at step' in ended.stderr
   assert 'the same command goes on from there' in ended.stderr
-  assert not (begun / 'iteration_01/checkpoints/improve.json').exists()
+  steps = begun / 'iteration_01' / 'checkpoints'
+  assert not (steps / 'improve.json').exists()
+  # Damaged meanwhile, it is not gone on from.
+  (step,) = (p for p in steps.iterdir() if p.name.isdecimal())
+  data = max(step.rglob('d/*'), key=lambda p: p.stat().st_size)
+  whole = data.read_bytes()
+  half = len(whole) // 2
+  data.write_bytes(whole[:half] + bytes([whole[half] ^ 4]) + whole[half + 1 :])
+  assert main.main(flags) == 2
+  err = capsys.readouterr().err
+  assert f'error: {step} is damaged (' in err and 'delete that folder' in err
+  assert 'Traceback' not in err
+  data.write_bytes(whole)
   assert main.main(flags) == 0
   runs.check_same(files(begun), expected)
 
