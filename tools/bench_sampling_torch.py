@@ -9,6 +9,7 @@ import json
 import time
 
 import torch
+import torch_dtype
 import transformers
 
 config = transformers.LlamaConfig(
@@ -28,18 +29,7 @@ own = torch.randint(1, 49152, (8, 83), generator=generator)
 prompts = torch.cat([shared.expand(8, -1), own], 1)
 
 
-def product_seconds(dtype: torch.dtype) -> float:
-  """Of one product of the shapes of an MLP; best of 3, the first not timed."""
-  x, w = torch.ones(512, 576, dtype=dtype), torch.ones(576, 1536, dtype=dtype)
-  times = []
-  for _ in range(4):
-    start = time.perf_counter()
-    x @ w
-    times.append(time.perf_counter() - start)
-  return min(times[1:])
-
-
-dtype = min((torch.float32, torch.bfloat16), key=product_seconds)
+dtype = torch_dtype.faster_dtype()
 with torch.inference_mode():
   model.to(dtype)(prompts)  # touches memory
   start = time.perf_counter()

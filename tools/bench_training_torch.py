@@ -5,8 +5,7 @@ In: on stdin, JSON: a list of (prompt ids, target ids). One step of AdamW on
 them, as its `Trainer` makes one: batches of 4 examples (half of its default:
 less padding), each padded to its longest, gradients added up, the loss the
 mean over all target tokens, clipping. In the dtype whose matrix product is
-faster here (without AVX-512 bfloat16 takes 100 times as long); in bfloat16 all
-of it is, moments too. Needs the extra [parity].
+faster here; in bfloat16 all of it is, moments too. Needs the extra [parity].
 """
 
 import json
@@ -14,6 +13,7 @@ import sys
 import time
 
 import torch
+import torch_dtype
 import transformers
 
 BATCH = 4
@@ -54,18 +54,7 @@ def backward(batch: dict[str, torch.Tensor]) -> float:
   return float(loss.detach())
 
 
-def product_seconds(dtype: torch.dtype) -> float:
-  """Of one product of the shapes of an MLP; best of 3, the first not timed."""
-  x, w = torch.ones(512, 576, dtype=dtype), torch.ones(576, 1536, dtype=dtype)
-  times = []
-  for _ in range(4):
-    start = time.perf_counter()
-    x @ w
-    times.append(time.perf_counter() - start)
-  return min(times[1:])
-
-
-dtype = min((torch.float32, torch.bfloat16), key=product_seconds)
+dtype = torch_dtype.faster_dtype()
 model.to(dtype)
 optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5, weight_decay=0.0)
 batches = [

@@ -52,7 +52,7 @@ _FUNCTION = re.compile(
 )
 _WORDS = re.compile(r"[A-Za-z][A-Za-z ,.'\-]*")
 _LETTERS = re.compile(r'[A-Za-z]+')
-# `\\{x\in\mathbb{R}|x<1\\}` is what it says of x.
+# `\{x\in\mathbb{R}|x<1\}` is what it says of x.
 _BUILDER = re.compile(
   r'(?P<name>[A-Za-z])(?:\\in ?\\mathbb\{R\})?[|:](?P<condition>[^|:]*'
   r'(?<![A-Za-z])(?P=name)(?![A-Za-z])[^|:]*)'

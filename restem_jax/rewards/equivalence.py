@@ -25,10 +25,10 @@ _NUMERAL = re.compile(r'[0-9][0-9A-Za-z.]*_')
 # `007` is a code or a part of one (`1,000` in brackets, 12:05), not 7; where
 # the gold is a plain number, `math` takes it for one.
 _PADDED = re.compile(r'-?0[0-9]+')
-# `HTH`, `ACB`, `cat`: an order of letters rather than a product.
-# `34\\text{pm}` is 34 of another kind, and no algebra's.
+# `34\text{pm}` is 34 of another kind, and no algebra's.
 _WORD_BESIDE = re.compile(r'([^\\]+)(\\text\{[^{}]*\})')
 _ARTICLE = re.compile(r'(?:an?|the) (?=[a-z]{4})')
+# `HTH`, `ACB`, `cat`: an order of letters rather than a product.
 _LETTERS = re.compile(r'(?=.*[A-Za-z]{3}|[A-Z]{2}$)[A-Za-z ]+')
 
 

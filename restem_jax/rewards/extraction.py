@@ -26,7 +26,7 @@ _FINAL = re.compile(
 )
 _BOX = re.compile(r'\\(?:boxed|fbox)(?![A-Za-z])\s*')
 _BARE = re.compile(r'[^\s${}]+')
-# Between the boxes of a list: `$, $`, `\\text{ and }`.
+# Between the boxes of a list: `$, $`, `\text{ and }`.
 _MAX_LISTED, _MAX_BETWEEN = 16, 80
 _FILL = r'(?:[\s$]|\\[()\[\],;: ]|\\q?quad)*'
 _BETWEEN = re.compile(

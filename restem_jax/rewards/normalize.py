@@ -181,7 +181,7 @@ def normalize(text: str) -> str:
   text = _SPACES.sub(' ', text)
   text = _ROMAN.sub(r'\\text{\1}', text)
   text = _CLOCK.sub(lambda m: f'\\text{{{m[1].lower()}m}}', text)
-  for _ in range(2):  # `\\mathbf{\\text{A}}`
+  for _ in range(2):  # `\mathbf{\text{A}}`
     text = _TEXT.sub(_plain_text, text)
   for pattern, replacement in _SYNONYMS:
     text = pattern.sub(replacement, text)

@@ -94,10 +94,14 @@ class Feed:
         raise ValueError(f'example {example.id} has no prompt or no target')
 
   @functools.cached_property
+  def _prompts(self) -> list[Sequence[int]]:
+    return [e.prompt_ids for e in self.examples]
+
+  @functools.cached_property
   def _nodes(self) -> list[packing.Path]:
     if not self.share_prefixes:
       return [()] * len(self.examples)
-    return packing.paths([e.prompt_ids for e in self.examples])
+    return packing.paths(self._prompts)
 
   @functools.cached_property
   def _weights(self) -> list[float]:
@@ -106,7 +110,7 @@ class Feed:
   def rows(self, epoch: int) -> list[list[int]]:
     """The rows of an epoch, as indices of examples."""
     return packing.pack(
-      [e.prompt_ids for e in self.examples],
+      self._prompts,
       [len(e.prompt_ids) + len(e.target_ids) for e in self.examples],
       self._nodes,
       self.row_len,
@@ -153,19 +157,17 @@ class Feed:
       'index': np.full(self.row_len, -1, np.int32),
       'weights': np.zeros(self.row_len, np.float32),
     }
-    prompts = [self.examples[i].prompt_ids for i in members]
     path, end = np.zeros(0, np.intp), 0  # where the example's tokens are
-    for at, shared in packing.in_order(prompts, range(len(members))):
-      i = members[at]
-      shared *= self.share_prefixes
+    for i, shared in packing.in_order(self._prompts, members):
+      if not self.share_prefixes:
+        shared = 0
       example = self.examples[i]
       row['seen_until'][path[shared:]] = end
       row['index'][path[:shared]] = -1
-      own = np.arange(
-        end, end + len(example.prompt_ids) + len(example.target_ids) - shared
-      )
+      tokens = (*example.prompt_ids, *example.target_ids)
+      own = np.arange(end, end + len(tokens) - shared)
       path, end = np.append(path[:shared], own), own[-1] + 1
-      row['tokens'][path] = (*example.prompt_ids, *example.target_ids)
+      row['tokens'][path] = tokens
       row['positions'][path] = np.arange(len(path))
       row['index'][own] = i
       row['weights'][path[len(example.prompt_ids) :]] = self._weights[i]

@@ -48,11 +48,7 @@ def test_paths_say_what_any_two_share(prompts):
 
 def tokens_of(prompts, lengths, row):
   """Of a row with all that its examples share in it once."""
-  return sum(lengths[row[at]] - shared for at, shared in within(prompts, row))
-
-
-def within(prompts, row):
-  return packing.in_order([prompts[i] for i in row], range(len(row)))
+  return sum(lengths[i] - n for i, n in packing.in_order(prompts, row))
 
 
 @hypothesis.given(prompt_lists)
