@@ -23,6 +23,15 @@ import hypothesis
 import jax
 import pytest
 
+# Programs of a few tiny layers: with XLA's optimizations compiling takes most
+# of the suite's time (test_step.py 187 s, without them 54, jax 0.10.2). Read
+# when a backend starts, here and in processes that tests start; XLA_FLAGS= in
+# the environment tests what users run, as .ci/run does for models of real size.
+_FLAGS = ['--xla_backend_optimization_level=0']
+if jax.__version_info__ < (0, 12):  # later ones don't know it, and abort
+  _FLAGS += ['--xla_cpu_use_fusion_emitters=false']
+os.environ.setdefault('XLA_FLAGS', ' '.join(_FLAGS))
+
 jax.config.update('jax_num_cpu_devices', 8)
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)

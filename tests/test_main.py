@@ -344,9 +344,17 @@ def test_a_value_error_from_elsewhere_keeps_its_traceback(project):
     project.run('--run_mode=score')
 
 
-def test_a_bucket_without_its_library():
+def test_a_bucket_without_its_library(tmp_path):
+  problems = tmp_path / 'sums.jsonl'
+  problems.write_text(
+    ''.join(
+      f'{{"id": "{i}", "question": "1 + {i}?", "answer": "{1 + i}"}}\n'
+      for i in range(300)
+    )
+  )
+  flags = {'MODEL_DIR': 'gs://bucket/run', 'DATA_PATH': str(problems)}
   ended = runs.command(
-    ['--gin_file=math.gin', "--gin.MODEL_DIR='gs://bucket/run'"],
+    ['--gin_file=jsonl.gin', *(f'--gin.{k}={v!r}' for k, v in flags.items())],
     blocked='gcsfs',
   )
   assert ended.returncode == 2
