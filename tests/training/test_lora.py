@@ -67,8 +67,9 @@ def mean_loss(model, params, batch, remat='none'):
   return total / weight
 
 
-@pytest.mark.parametrize('switches', ['plain', 'all'])
-@pytest.mark.parametrize('remat', ['none', 'full'])
+@pytest.mark.parametrize(
+  ('switches', 'remat'), [('plain', 'full'), ('all', 'none')]
+)
 def test_loss_and_gradient(batch, switches, remat):
   """Those of the merged weights, differentiated through the merge."""
   model, params = networks.build(networks.SWITCHES[switches])

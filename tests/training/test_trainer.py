@@ -313,6 +313,7 @@ OPTIMIZERS = {
 }
 
 
+@pytest.mark.slow('10 s each: four programs')
 @pytest.mark.parametrize('name', OPTIMIZERS)
 def test_other_optimizer_states_train_and_resume_on_a_mesh(tmp_path, name):
   """On 8 devices; a kill changes no bit, and dtypes survive the disk."""

@@ -93,6 +93,7 @@ def test_sandbox_cases(pool):
   assert len(left_behind()) <= len(before) + 2  # a tester per slot
 
 
+@pytest.mark.slow('5 s per tier: 374 programs')
 @pytest.mark.parametrize('split', ['train', 'validation'])
 def test_mbpp_references(pool, split):
   rows = [r for _, r in read_jsonl(data_path(f'mbpp/{split}.jsonl.gz'))]
