@@ -303,7 +303,9 @@ def _classify(ended: dict[str, Any], limits: Limits) -> tuple[str, str]:
       if ended['cpu_s'] >= limits.cpu_s - 0.5:
         return 'timeout', 'CPU time'
       return 'oom', 'killed'
-    return 'error', signal.strsignal(number) or f'signal {number}'
+    named = number in set(signal.Signals)  # most real-time signals are not
+    name = signal.Signals(number).name if named else f'signal {number}'
+    return 'error', name
   code = os.WEXITSTATUS(status)
   if code == runner.OUT_OF_MEMORY:
     return 'oom', 'MemoryError'

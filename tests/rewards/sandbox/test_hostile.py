@@ -4,8 +4,6 @@ import concurrent.futures
 import os
 import textwrap
 
-import pytest
-
 from restem_jax.rewards.sandbox.host import SandboxPool
 from restem_jax.rewards.sandbox.suite import Limits, Suite
 
@@ -55,6 +53,10 @@ def call(number, *args):
   return safe(f'return libc.syscall({number}, {", ".join(args)}) >= 0')
 
 
+FORMS = (
+  '{"T": "object"};{"T": "exec"};{"x": 0};{"h": -1};{"h": "a"};'
+  '{"d": [[1]]};{"d": []};[];None;{};{"i": 3};True'
+)
 REFUSED = ('pass', 'violation')  # a probe: refused or killed
 PROGRAMS = {
   # Who says how it ended: the exit status of a child that never ran, a signal
@@ -231,20 +233,7 @@ PROGRAMS = {
       'def add(a, b): return 0\ndef root(): return 9\nf = add',
       DEAD,
     )
-    for form in (
-      '{"T": "object"}',
-      '{"T": "exec"}',
-      '{"x": 0}',
-      '{"h": -1}',
-      '{"h": "a"}',
-      '{"d": [[1]]}',
-      '{"d": []}',
-      '[]',
-      'None',
-      '{}',
-      '{"i": 3}',
-      'True',
-    )
+    for form in FORMS.split(';')
     for op, suite in (
       ('names', ADD),
       ('names', CHECK),
