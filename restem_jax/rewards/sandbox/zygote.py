@@ -42,6 +42,7 @@ from restem_jax.rewards.sandbox import (
   seccomp,
   syscalls,
   tester,
+  view,
 )
 
 # Loaded before the first fork: a program that imports them pays nothing. Short,
@@ -71,17 +72,19 @@ def main(control_fd: int) -> None:
     host = os.pidfd_open(os.getppid())
     if os.getppid() != config['host']:
       return
-    for path in config['packages']:
-      sys.path.append(path)
     _prepare_interpreter()
+    sys.path += config['packages']
     for module in (*_PRELOADED.split(), *config['preload']):
       importlib.import_module(module)
+    shown = view.loaded_folders(config['packages'])
+    # What is not preloaded is not there, whatever the tier refuses how.
+    sys.path[:] = [p for p in sys.path if p not in config['packages']]
     machine = syscalls.table()
     state = jail.enter(
       jail.Jail(
         tier=config['tier'],
         uid=config['uid'],
-        packages=tuple(config['packages']),
+        packages=tuple(shown),
       ),
       machine,
     )
