@@ -18,7 +18,9 @@ A problem's tests are its `meta`, plain JSON:
 - `entry_point`: the function under test: `f` or `Solution.f`; for 'assert'
   optional, and then read off `solution`
 - `setup` (assert): code that runs before the tests, in their namespace
-- `prompt` (humaneval): code that the completion continues; put before it
+- `prompt` (humaneval): code that the completion continues; put before it. What
+  it defines besides the entry point is the tests' own as well: HumanEval/32
+  checks a root by the prompt's `poly`, which a completion can define anew
 - `compare` (stdio): `{"mode": "tokens"|"exact"|"float", "rtol", "atol"}`; see
   `sandbox.compare.same_output`. APPS wants "float": a tolerance only where a
   float is expected
@@ -321,6 +323,17 @@ def entry_point(solution: str, tests: Iterable[str]) -> str:
   return defined.pop() if len(defined) == 1 else ''
 
 
+def _whole(prompt: str) -> str:
+  """The prompt as a module by itself; '' if it is none, as in mid-line."""
+  for text in (prompt, f'{prompt.rstrip()}\n    pass\n'):
+    try:
+      ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError):
+      continue
+    return text
+  return ''
+
+
 def _read_suite(problem: Problem) -> suite_lib.Suite:
   meta = problem.meta
   if not meta.get('kind') or not meta.get('tests'):
@@ -335,7 +348,7 @@ def _read_suite(problem: Problem) -> suite_lib.Suite:
       kind=meta['kind'],
       tests=meta['tests'],
       entry_point=entry,
-      setup=meta.get('setup', ''),
+      setup=meta.get('setup', '') or _whole(meta.get('prompt', '')),
       compare=meta.get('compare', {}),
     )
   except ValueError as e:

@@ -19,9 +19,10 @@ or the network is retried, then counted as 'infra', never as wrong.
 import ast
 import base64
 import builtins
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, KeysView, Mapping
 import dataclasses
 import inspect
+import itertools
 import json
 import logging
 import secrets
@@ -310,22 +311,22 @@ def _compare_answers(calls: _Calls, encoded: str | None) -> tuple[str, str]:
       if 'e' in answer:
         status = 'oom' if answer['e'] == 'MemoryError' else 'error'
         return status, f'test {number}: {answer["e"]}'
-      if not calls.same(expected, _plain(answer['v'])):
+      if not calls.same(expected, _plain(answer['v'], expected)):
         return 'fail', f'test {number}: a wrong result'
   except (ValueError, RecursionError, LookupError, TypeError) as e:
     return 'error', f'unreadable answers: {type(e).__name__}'
   return 'pass', ''
 
 
-def _plain(data: Any) -> Any:
-  """What `wire.pack` made, as far as a literal could be expected of it.
+def _plain(data: Any, expected: Any = None) -> Any:
+  """What `wire.pack` made, as far as it could equal `expected`.
 
-  Not `wire.unpack`: this is the host, and a large set of numbers chosen to
-  collide would keep it busy for hours. All else becomes an object equal to
-  nothing.
+  Not `wire.unpack`: this is the host, and sets of numbers chosen to collide
+  would keep it busy for hours. So no set or dict is made but where one of that
+  size is expected. All else becomes an object equal to nothing.
   """
   if isinstance(data, list):
-    return [_plain(v) for v in data]
+    return _plain_items(data, expected)
   if not isinstance(data, dict):
     return data
   ((tag, body),) = data.items()
@@ -337,9 +338,38 @@ def _plain(data: Any) -> Any:
     case 'c':
       return complex(*body)
     case 't':
-      return tuple(_plain(v) for v in body)
-    case 's' if len(body) <= _MAX_HASHED:
-      return {_plain(v) for v in body}
-    case 'd' if len(body) <= _MAX_HASHED:
-      return {_plain(k): _plain(v) for k, v in body}
+      return tuple(_plain_items(body, expected))
+    case 's' if _may_be(body, expected, set):
+      items = [_plain(v) for v in body]
+      if _weight(items) <= _weight(expected):
+        return set(items)
+    case 'd' if _may_be(body, expected, dict):
+      keys = [_plain(k) for k, _ in body]
+      if _weight(keys) <= _weight(expected.keys()):
+        return {
+          key: _plain(value, expected.get(key))
+          for key, (_, value) in zip(keys, body, strict=True)
+        }
   return object()
+
+
+def _may_be(body: Any, expected: Any, kind: type) -> bool:
+  return isinstance(expected, kind) and (
+    len(body) == len(expected) <= _MAX_HASHED
+  )
+
+
+def _plain_items(data: list[Any], expected: Any) -> list[Any]:
+  """Each beside the one expected in its place, if any."""
+  beside = expected if isinstance(expected, list | tuple) else ()
+  return [
+    _plain(value, other)
+    for value, other in itertools.zip_longest(data, beside[: len(data)])
+  ]
+
+
+def _weight(value: Any) -> int:
+  """What one comparison with an equal value may cost."""
+  if isinstance(value, list | tuple | set | KeysView):
+    return 1 + sum(map(_weight, value))
+  return 1 + value.bit_length() // 64 if isinstance(value, int) else 1

@@ -1,12 +1,15 @@
 """Against a server on this machine that speaks SandboxFusion's API."""
 
+import base64
 import dataclasses
 import json
+import time
 
 import fusion_server
 import pytest
 
 from restem_jax.records import Problem
+from restem_jax.rewards import remote
 from restem_jax.rewards.code import CodeGrader
 from restem_jax.rewards.remote import SandboxFusion
 from restem_jax.rewards.sandbox.suite import Limits, Suite
@@ -140,7 +143,38 @@ def test_literal_asserts(engine):
   assert judge('def f(x, y): return set(x) | y') == 'pass'
   assert judge('def f(x, y): return list(x) + list(y)') == 'fail'
   assert judge('def f(x, y): return set(range(10**4))') == 'fail'
+  assert judge('def f(x, y): return {0: set(x) | y}') == 'fail'
   assert judge('def g(x): return x') == 'error'
+
+
+COLLIDING = [{'i': hex(i * (2**61 - 1))} for i in range(2000)]
+PREFIXED = [{'t': [*range(1000, 1090), n]} for n in COLLIDING]
+FLOATS = [float(i * (2**61 - 1)) for i in range(1, 2000)]
+REPLIES = {
+  'sets': ([{'s': COLLIDING}] * 80, 'fail'),
+  'sets of tuples': ([{'s': PREFIXED}] * 5, 'fail'),
+  'dicts': ([{'d': [[n, 0] for n in COLLIDING]}] * 80, 'fail'),
+  'floats': ([{'s': FLOATS}] * 80, 'fail'),
+  'in dict values': ([{'d': [[0, {'s': COLLIDING}], [1, 0]]}] * 80, 'fail'),
+  'long numbers': ([{'s': [{'i': hex((2**61 - 1) << 400_000)}, 0]}], 'fail'),
+  'right': ([{'s': [2, 1]}, {'d': [[0, {'s': [4, 3]}], [1, 0]]}], 'pass'),
+  'right but one': ([{'s': [2, 1]}, {'d': [[0, {'s': [4]}], [1, 0]]}], 'fail'),
+}
+
+
+@pytest.mark.parametrize('name', REPLIES)
+def test_numbers_chosen_to_collide(name):
+  """A reply is read in the host: no more is hashed than was expected."""
+  value, status = REPLIES[name]
+  suite = Suite(
+    kind='assert', tests=['assert f(1) == [{1, 2}, {0: {3, 4}, 1: 0}]']
+  )
+  calls = remote._calls(suite)
+  encoded = base64.b64encode(json.dumps([{'v': value}]).encode()).decode()
+  assert len(encoded) <= remote._MAX_REPLY
+  start = time.thread_time()
+  assert remote._compare_answers(calls, encoded)[0] == status
+  assert time.thread_time() - start < 2.0
 
 
 LOCAL = [

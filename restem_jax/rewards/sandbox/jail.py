@@ -30,6 +30,7 @@ from restem_jax.rewards.sandbox import (
   namespaces,
   relocate,
   seccomp,
+  view,
 )
 from restem_jax.rewards.sandbox.syscalls import Architecture
 
@@ -42,7 +43,7 @@ class Jail:
 
   tier: int  # 1, 2 or 0
   uid: int  # user and group to change to when root
-  packages: tuple[str, ...] = ()  # site-packages to show as well
+  packages: tuple[str, ...] = ()  # folders in site-packages to show
 
 
 def enter(jail: Jail, machine: Architecture) -> dict[str, int]:
@@ -57,18 +58,20 @@ def enter(jail: Jail, machine: Architecture) -> dict[str, int]:
     OSError: if a layer of this tier can't be had.
   """
   root = _may_change_user(jail.uid)
-  readable = _readable(jail)
+  seen = view.of_python(jail.packages)
   if jail.tier == 1:
-    namespaces.isolate(machine, readable, jail.uid if root else None)
+    namespaces.isolate(machine, seen, jail.uid if root else None)
     _continue_in_child()
     if root:
       _change_user(namespaces.INSIDE_ID)
   elif root and not relocate.reachable(os.path.dirname(os.__file__)):
+    shown = [relocate.inside(p, sys.base_prefix) for p in jail.packages]
     relocate.change_root(sys.base_prefix)
-    readable = ['/lib', '/lib64']
+    seen = view.of_python(shown, '/')
   abi = landlock.abi()
   if jail.tier == 2 or (jail.tier == 1 and abi):
-    abi = landlock.restrict(readable, namespaces.DEVICES)
+    listed, readable = seen.rules()
+    abi = landlock.restrict(readable, namespaces.DEVICES, listed)
   if jail.tier != 1 and root:
     _change_user(jail.uid)
   os.chdir('/')
@@ -85,21 +88,6 @@ def enter(jail: Jail, machine: Architecture) -> dict[str, int]:
     'landlock': abi if jail.tier else 0,
     'uid': os.getuid(),
   }
-
-
-def _readable(jail: Jail) -> list[str]:
-  prefix = sys.base_prefix
-  paths = [
-    '/usr/lib',
-    '/usr/lib64',
-    '/lib',
-    '/lib64',
-    prefix + '/lib',
-    prefix + '/lib64',
-    os.path.dirname(os.__file__),
-    *jail.packages,
-  ]
-  return [p for p in dict.fromkeys(paths) if os.path.isdir(p)]
 
 
 def _may_change_user(uid: int) -> bool:

@@ -1,6 +1,6 @@
 """Landlock: this process and its children see only the paths given.
 
-In: directories and files to read; out: the kernel's ABI number, and from then
+In: directories and files to read or list; out: the kernel's ABI number, and from then
 on every other path is refused for reading, listing and writing, TCP is refused
 (ABI 4), and so are abstract sockets and signals to the outside (ABI 6).
 
@@ -42,8 +42,17 @@ def abi() -> int:
     return 0
 
 
-def restrict(readable: Iterable[str], writable: Iterable[str] = ()) -> int:
+def restrict(
+  readable: Iterable[str],
+  writable: Iterable[str] = (),
+  listable: Iterable[str] = (),
+) -> int:
   """Restricts this thread, for good. Paths that don't exist are left out.
+
+  Args:
+    readable: files, and directories with all beneath them.
+    writable: files.
+    listable: directories; they and those beneath may be listed, not read.
 
   Returns:
     The ABI in force.
@@ -69,6 +78,8 @@ def restrict(readable: Iterable[str], writable: Iterable[str] = ()) -> int:
     _allow(ruleset, path, _READ_FILE | _READ_DIR)
   for path in writable:
     _allow(ruleset, path, _READ_FILE | _WRITE_FILE)
+  for path in listable:
+    _allow(ruleset, path, _READ_DIR)
   linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
   linux.syscall('landlock_restrict_self', _RESTRICT_SELF, ruleset, 0)
   os.close(ruleset)

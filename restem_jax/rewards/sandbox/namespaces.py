@@ -1,6 +1,6 @@
 """Tier 1: a private view of the machine, made of Linux namespaces.
 
-In: the directories that a Python program may read, and the ids to run as;
+In: what a Python program may read (`view`), and the ids to run as;
 out: this process in new user, mount, pid, network, ipc, uts and cgroup
 namespaces, its root an empty read-only tmpfs with those directories bound
 read-only, no /proc, no network device. The next child is pid 1: when it ends,
@@ -13,17 +13,19 @@ or need a setuid binary or package that a pod image lacks, which is why these
 calls are made here.
 """
 
-from collections.abc import Sequence
 import contextlib
 import os
 import socket
 
 from restem_jax.rewards.sandbox import linux
 from restem_jax.rewards.sandbox.syscalls import Architecture
+from restem_jax.rewards.sandbox.view import View
 
 INSIDE_ID = 65534  # user and group inside: nobody
 DEVICES = ('/dev/null', '/dev/zero', '/dev/urandom')
 
+_SMALL = 'mode=755,size=1m,nr_inodes=4k'  # of an empty tmpfs
+_READ_ONLY = linux.MS_RDONLY | linux.MS_NOSUID | linux.MS_NODEV
 _ALL = (
   linux.CLONE_NEWUSER
   | linux.CLONE_NEWNS
@@ -35,14 +37,12 @@ _ALL = (
 )
 
 
-def isolate(
-  machine: Architecture, readable: Sequence[str], outside_id: int | None
-) -> None:
+def isolate(machine: Architecture, view: View, outside_id: int | None) -> None:
   """Moves this process into the namespaces.
 
   Args:
     machine: the system call table.
-    readable: absolute directories; they appear under their own names.
+    view: absolute directories; they appear under their own names.
     outside_id: when root, the host's uid and gid that INSIDE_ID is mapped to
       (the caller keeps uid 0 inside until it drops it); None: its own.
 
@@ -51,7 +51,9 @@ def isolate(
   """
   _unshare(outside_id)
   socket.sethostname('sandbox')
-  _build_root(machine, [(os.path.realpath(p), p) for p in readable])
+  binds = [(os.path.realpath(p), p) for p in view.tops]
+  shown = [(os.path.realpath(p), p) for p in view.shown]
+  _build_root(machine, binds, view.covers(), shown)
 
 
 def _unshare(outside_id: int | None) -> None:
@@ -102,10 +104,14 @@ def _write(path: str, text: str) -> None:
 
 
 def _build_root(
-  machine: Architecture, binds: Sequence[tuple[str, str]]
+  machine: Architecture,
+  binds: list[tuple[str, str]],
+  covers: list[str],
+  shown: list[tuple[str, str]],
 ) -> None:
   os.umask(0o022)  # the sandbox's user must get through what is made here
   pivot = machine.numbers['pivot_root']
+  set_flags = machine.numbers['mount_setattr']
   linux.mount('none', '/', flags=linux.MS_REC | linux.MS_PRIVATE)
   # Two pivots: after the first, the host's tree lies whole under /old, so a
   # directory below the mount point itself (/tmp) can be bound as well.
@@ -114,16 +120,13 @@ def _build_root(
   linux.pivot_root('/tmp', '/tmp/old', pivot)
   os.chdir('/')
   os.mkdir('/new')
-  linux.mount('tmpfs', '/new', 'tmpfs', 0, 'mode=755,size=1m,nr_inodes=4k')
-  done: list[str] = []
-  for source, target in sorted(binds, key=lambda bind: bind[1]):
-    if not os.path.isdir('/old' + source) or any(
-      target.startswith(d + '/') for d in done
-    ):
-      continue
-    os.makedirs('/new' + target, exist_ok=True)
-    _bind(machine, '/old' + source, '/new' + target, linux.MS_NODEV)
-    done.append(target)
+  linux.mount('tmpfs', '/new', 'tmpfs', 0, _SMALL)
+  _show(machine, binds)
+  for target in covers:
+    linux.mount('tmpfs', '/new' + target, 'tmpfs', 0, _SMALL)
+  _show(machine, shown)
+  for target in covers:
+    linux.set_mount_flags('/new' + target, set_flags, _READ_ONLY)
   os.mkdir('/new/dev')
   for device in DEVICES:
     os.close(os.open('/new' + device, os.O_CREAT | os.O_WRONLY, 0o666))
@@ -135,12 +138,21 @@ def _build_root(
   linux.mount(
     'none',
     '/',
-    flags=linux.MS_REMOUNT
-    | linux.MS_BIND
-    | linux.MS_RDONLY
-    | linux.MS_NOSUID
-    | linux.MS_NODEV,
+    flags=linux.MS_REMOUNT | linux.MS_BIND | _READ_ONLY,
   )
+
+
+def _show(machine: Architecture, binds: list[tuple[str, str]]) -> None:
+  """Binds directories (source, name in the new root); inner ones come along."""
+  done: list[str] = []
+  for source, target in sorted(binds, key=lambda bind: bind[1]):
+    if not os.path.isdir('/old' + source) or any(
+      target.startswith(d + '/') for d in done
+    ):
+      continue
+    os.makedirs('/new' + target, exist_ok=True)
+    _bind(machine, '/old' + source, '/new' + target, linux.MS_NODEV)
+    done.append(target)
 
 
 def _bind(machine: Architecture, source: str, target: str, more: int) -> None:

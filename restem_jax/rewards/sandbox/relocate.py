@@ -46,15 +46,16 @@ def change_root(prefix: str) -> None:
   prefix = os.path.realpath(prefix)
   os.chroot(prefix)
   os.chdir('/')
-  sys.path[:] = [_inside(p, prefix) for p in sys.path]
+  sys.path[:] = [inside(p, prefix) for p in sys.path]
   for module in list(sys.modules.values()):
     paths = getattr(module, '__path__', None)
     if isinstance(paths, list):
-      paths[:] = [_inside(p, prefix) for p in paths]
+      paths[:] = [inside(p, prefix) for p in paths]
   sys.path_importer_cache.clear()
 
 
-def _inside(path: str, prefix: str) -> str:
+def inside(path: str, prefix: str) -> str:
+  """The path's name once `prefix`, a real path, is the root directory."""
   real = os.path.realpath(path)
   return real.removeprefix(prefix) if real.startswith(prefix + '/') else path
 

@@ -179,6 +179,5 @@ _OPERATIONS = {
   'str': str,
   'getitem': lambda v, key: v[key],
   'setitem': lambda v, key, new: v.__setitem__(key, new),
-  'contains': lambda v, item: item in v,
   'isinstance': isinstance,
 }

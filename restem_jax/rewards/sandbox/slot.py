@@ -28,7 +28,6 @@ from restem_jax.rewards.sandbox import (
   compare,
   runner,
   wire,
-  zygote,
 )
 from restem_jax.rewards.sandbox.suite import Limits, Outcome, Suite
 
@@ -293,6 +292,8 @@ def _classify(ended: dict[str, Any], limits: Limits) -> tuple[str, str]:
     return 'timeout', 'wall time'
   if ended['killed'] == 'stop':
     return 'error', 'the program closed its socket or sent nonsense'
+  if not ended['ready'] and not ended['killed']:
+    raise SandboxError('a child could not be set up')
   status = ended['status']
   if os.WIFSIGNALED(status):
     number = os.WTERMSIG(status)
@@ -302,12 +303,12 @@ def _classify(ended: dict[str, Any], limits: Limits) -> tuple[str, str]:
       if ended['cpu_s'] >= limits.cpu_s - 0.5:
         return 'timeout', 'CPU time'
       return 'oom', 'killed'
-    return 'error', signal.Signals(number).name
+    named = number in set(signal.Signals)  # most real-time signals are not
+    name = signal.Signals(number).name if named else f'signal {number}'
+    return 'error', name
   code = os.WEXITSTATUS(status)
   if code == runner.OUT_OF_MEMORY:
     return 'oom', 'MemoryError'
-  if code == zygote.SETUP_FAILED:
-    raise SandboxError('a child could not be set up')
   return ('error', f'exit status {code}') if code else ('pass', '')
 
 

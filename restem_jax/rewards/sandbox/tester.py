@@ -85,7 +85,8 @@ class Handle:
     self._session.ask('setitem', self, key, value)
 
   def __contains__(self, item: Any) -> bool:
-    return self._session.ask('contains', self, item)
+    # Not asked: `expected in f(x)` would tell the program what is expected.
+    return any(value == item for value in self)
 
   def __instancecheck__(self, value: Any) -> bool:
     return self._session.ask('isinstance', value, self)
@@ -105,6 +106,13 @@ class _Session:
     self.calls += op == 'call'
     try:
       return self._peer.ask(op, *args)
+    except StopIteration as e:
+      if op == 'next':
+        raise
+      # It would end the test's own loop: `all(map(check, cases))` is true.
+      error = RuntimeError('the program raised StopIteration')
+      error.__dict__['remote'] = True
+      raise error from e
     except wire.Lost as e:
       self.lost = e  # a bare `except:` in a test must not hide it
       raise
@@ -112,6 +120,8 @@ class _Session:
   def _refer(self, value: Any) -> dict[str, Any]:
     if type(value) is Handle:
       return {'h': value._key}
+    if wire.is_builtin_function(value):
+      return {'T': value.__name__}
     if not callable(value) and not hasattr(type(value), '__next__'):
       raise TypeError(f'a {type(value).__name__} cannot go to the program')
     self._lent.append(value)
@@ -165,11 +175,14 @@ class _Broken(Exception):
 
 
 def _judge(run: Callable[[_Session], None], fd: int) -> tuple[str, str]:
+  import random  # by now without the hook that would seed it anew
+
   session = _Session(fd)
+  random.seed(0)  # what tests draw must not depend on the programs before
   try:
     run(session)
-  except wire.Lost:
-    pass
+  except wire.Lost as e:
+    return 'lost', str(e)
   except _Broken as e:
     return 'broken', str(e)
   except MemoryError:
@@ -177,10 +190,18 @@ def _judge(run: Callable[[_Session], None], fd: int) -> tuple[str, str]:
   except BaseException as e:
     if session.lost is None:
       raised = 'remote' in e.__dict__ or isinstance(e, NameError)
-      return 'error' if raised else 'fail', f'{type(e).__name__}: {e}'
+      return 'error' if raised else 'fail', _describe(e)
   if session.lost is not None:
     return 'lost', str(session.lost)
   return 'pass', ''
+
+
+def _describe(error: BaseException) -> str:
+  """Type and text; `assert x, f(y)` may hold an object of the program."""
+  try:
+    return f'{type(error).__name__}: {error}'
+  except BaseException:
+    return type(error).__name__
 
 
 def _prepare_calls(suite: dict[str, Any]) -> Callable[[_Session], None]:
@@ -209,14 +230,15 @@ def _prepare_asserts(suite: dict[str, Any]) -> Callable[[_Session], None]:
 
 
 def _prepare_check(suite: dict[str, Any]) -> Callable[[_Session], None]:
-  """Tests: source that defines check(candidate)."""
+  """Tests: source that defines check(candidate); 'setup' runs before it."""
   code = compile(suite['tests'], 'tests', 'exec')
+  setup = compile(suite['setup'], 'setup', 'exec')
   entry = suite['entry_point']
 
   def check(names: dict[str, Any]) -> None:
     names['check'](names[entry])
 
-  return _script([code], entry, check, needs_call=True)
+  return _script([setup, code], entry, check, needs_call=True)
 
 
 def _script(
@@ -228,7 +250,8 @@ def _script(
   """Runs code in a namespace completed with the program's names.
 
   Only the entry point may shadow a builtin: a program that defines its own
-  `set` would otherwise decide what `set(f(x)) == set(y)` means.
+  `set` would otherwise decide what `set(f(x)) == set(y)` means. The first
+  code, the setup, shadows the program, but for the entry point.
   """
   preset = {m.__name__: m for m in _MODULES}
   used = {n for code in codes for n in _loaded(code)}
@@ -246,10 +269,16 @@ def _script(
       **preset,
       **{n: found[n] for n in wanted if n in found},
     }
-    for code in codes:
+    setup, *tests = codes
+    exec(setup, names)  # noqa: S102
+    if entry:
+      names[entry] = found[entry]
+    for code in tests:
       exec(code, names)  # noqa: S102
     finish(names)
     if needs_call and not session.calls:
+      if type(found[entry]) is not Handle:
+        raise NameError(f'{entry} is no function of the program')
       raise _Broken('the check never called its candidate')
 
   return run

@@ -118,14 +118,23 @@ def pack(value: Any, refer: Callable[[Any], Any]) -> Any:
       return pack(flatten(value), refer)
   if kind.__module__ == 'numpy' and hasattr(kind, 'tolist'):
     return pack(value.tolist(), refer)
-  if kind in (type, _BUILTIN_FUNCTION):
-    name = value.__name__
-    if isinstance(name, str) and vars(builtins).get(name) is value:
-      return {'T': name}
+  if kind is type and _is_builtin(value):
+    return {'T': value.__name__}
   return refer(value)
 
 
-_BUILTIN_FUNCTION = type(len)
+def is_builtin_function(value: Any) -> bool:
+  """Whether it is `len` and the like.
+
+  The tests send one by its name. The program must not: `exec`, called by a test
+  with a text of the program's, would run in the tests' process.
+  """
+  return type(value) is type(len) and _is_builtin(value)
+
+
+def _is_builtin(value: Any) -> bool:
+  name = value.__name__
+  return isinstance(name, str) and vars(builtins).get(name) is value
 
 
 def unpack(data: Any, resolve: Callable[[str, Any], Any]) -> Any:

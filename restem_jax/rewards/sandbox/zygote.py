@@ -9,7 +9,9 @@ costs 1 ms of CPU, a fresh one 8 to 26 ms.
 Requests:
   {'op': 'run', 'kind': 'stdio', ...limits}   + [program, stdin, stdout]
   {'op': 'run', 'kind': 'calls', ...limits}   + [program, socket]
-      -> {'killed': ''|'timeout'|'stop', 'status': wait status, 'cpu_s': s}
+      -> {'killed': ''|'timeout'|'stop', 'status': wait status, 'cpu_s': s,
+          'ready': whether the child was set up, so that the status is the
+          program's}
   {'op': 'stop', 'grace_s': s}        ends the running program, if any
   {'op': 'tester', 'memory': bytes}   + [socket]; the last tester is ended
   {'op': 'drop'}                      ends the tester
@@ -22,6 +24,7 @@ import contextlib
 import gc
 import importlib
 import json
+import mmap
 import os
 import resource
 import select
@@ -39,6 +42,7 @@ from restem_jax.rewards.sandbox import (
   seccomp,
   syscalls,
   tester,
+  view,
 )
 
 # Loaded before the first fork: a program that imports them pays nothing. Short,
@@ -54,28 +58,33 @@ _MAX_REQUEST = 1 << 16
 _MAX_FDS = 4
 _STACK = 64 << 20
 _NOFILE = 256
-SETUP_FAILED = 58  # exit status of a child that never got to run anything
+_SETUP_FAILED = 58  # exit status; a program may end with the same
 
 
 def main(control_fd: int) -> None:
   """Enters the jail that the host asks for, says what came of it, serves."""
-  control = socket.socket(fileno=control_fd)
+  # The descriptor has its number from the host, where 256 files may be open:
+  # above what a child closes, it would be the program's to answer with.
+  control = socket.socket(fileno=os.dup(control_fd))
+  os.close(control_fd)
   config = json.loads(control.recv(_MAX_REQUEST))
   try:
     host = os.pidfd_open(os.getppid())
     if os.getppid() != config['host']:
       return
-    for path in config['packages']:
-      sys.path.append(path)
     _prepare_interpreter()
+    sys.path += config['packages']
     for module in (*_PRELOADED.split(), *config['preload']):
       importlib.import_module(module)
+    shown = view.loaded_folders(config['packages'])
+    # What is not preloaded is not there, whatever the tier refuses how.
+    sys.path[:] = [p for p in sys.path if p not in config['packages']]
     machine = syscalls.table()
     state = jail.enter(
       jail.Jail(
         tier=config['tier'],
         uid=config['uid'],
-        packages=tuple(config['packages']),
+        packages=tuple(shown),
       ),
       machine,
     )
@@ -115,6 +124,9 @@ class _Server:
     self._threads = threads
     self._pid = os.getpid()
     self._tester = 0
+    # Set by a child when it is set up, and out of its reach from then on: a
+    # program must not pass for a child that failed by its exit status.
+    self._ready = mmap.mmap(-1, 1)
     self._filters = [
       seccomp.child_filter(machine, may_receive=may) for may in (False, True)
     ]
@@ -159,11 +171,12 @@ class _Server:
       try:
         self._become(request, fds)
       finally:
-        os._exit(SETUP_FAILED)
+        os._exit(_SETUP_FAILED)
     return pid
 
   def _run(self, request: dict[str, Any], fds: list[int]) -> None:
     start = time.monotonic()
+    self._ready[0] = 0
     try:
       pid = self._fork(request, fds)
       process = os.pidfd_open(pid)
@@ -180,6 +193,7 @@ class _Server:
         'killed': killed,
         'status': status,
         'cpu_s': usage.ru_utime + usage.ru_stime,
+        'ready': bool(self._ready[0]),
       }
     )
 
@@ -225,7 +239,7 @@ class _Server:
     """In the child: takes its descriptors, limits and filter, and runs."""
     linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != self._pid:
-      os._exit(SETUP_FAILED)
+      os._exit(_SETUP_FAILED)
     is_tester = request['op'] == 'tester'
     source = b'' if is_tester else os.pread(fds[0], os.fstat(fds[0]).st_size, 0)
     if len(fds) == 3:
@@ -239,6 +253,9 @@ class _Server:
     linux.install_filter(
       seccomp.for_process(self._filters[is_tester], os.getpid())
     )
+    if not is_tester:
+      self._ready[0] = 1
+    self._ready.close()
     gc.enable()
     if is_tester:
       tester.serve(socket.socket(fileno=3))

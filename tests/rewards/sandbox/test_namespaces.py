@@ -6,10 +6,12 @@ import pytest
 
 CODE = """
 import json, os, sys
-from restem_jax.rewards.sandbox import namespaces, syscalls
+from restem_jax.rewards.sandbox import namespaces, syscalls, view
 uid = 61000 if os.getuid() == 0 else None
 try:
-  namespaces.isolate(syscalls.table(), sys.argv[1:2], uid)
+  namespaces.isolate(
+    syscalls.table(), view.View((sys.argv[1],), ()), uid
+  )
 except OSError as e:
   sys.exit(f'refused: {e}')
 pid = os.fork()
