@@ -38,7 +38,7 @@ class SandboxPool:
     Args:
       slots: programs run at a time; None: one per core of this process.
       tiers: jail tiers to try, in order (see `jail`).
-      preload: modules from site-packages that programs may import, loaded
+      preload: packages that programs may import and read, and no others; loaded
         once per server ('numpy': 1 ms per program instead of 50).
       allow_unsafe_execution: takes tier 0 when no other is to be had: model
         code may then read this user's files.

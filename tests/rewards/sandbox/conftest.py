@@ -1,10 +1,12 @@
 """A pool per tier, shared by the tests of the sandbox."""
 
+import concurrent.futures
 import os
 
 import pytest
 
 from restem_jax.rewards.sandbox.host import SandboxPool
+from restem_jax.rewards.sandbox.suite import Limits
 
 
 @pytest.fixture(scope='session')
@@ -36,3 +38,23 @@ def fresh_pool():
   pool = SandboxPool(slots=1)
   yield pool
   pool.close()
+
+
+@pytest.fixture
+def wrong_verdicts():
+  """Runs {name: (suite, program, statuses that are right)}; what isn't right."""
+
+  def run(pool, programs):
+    def judge(case):
+      suite, program, _ = case
+      return pool.judge(program, suite, Limits(wall_s=4.0))
+
+    with concurrent.futures.ThreadPoolExecutor(2) as threads:
+      outcomes = list(threads.map(judge, programs.values()))
+    return {
+      name: outcome
+      for (name, case), outcome in zip(programs.items(), outcomes, strict=True)
+      if outcome.status not in case[2]
+    }
+
+  return run

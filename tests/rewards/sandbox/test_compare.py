@@ -26,6 +26,10 @@ FLOAT = {'mode': 'float', 'rtol': 1e-4, 'atol': 1e-6}
     ('1.5', '1_5e-1', FLOAT, False),
     ('1.5', '1.5' + '0' * 1000, FLOAT, False),
     ('1e400', '1e400', FLOAT, True),
+    ('1e999', '5', FLOAT, False),
+    ('1e999', '1e998', FLOAT, True),  # both past the floats
+    ('-1e999', '1e999', FLOAT, False),
+    ('1e999', 'inf', FLOAT, False),
     ('e', '2.7', FLOAT, False),
     ('1.5 a', '1.5', FLOAT, False),
     ('1', '1' + ' ' * 1_000_000, {}, True),

@@ -1,6 +1,5 @@
 """Hostile programs beyond the corpus: one run per tier, a verdict for each."""
 
-import concurrent.futures
 import os
 import textwrap
 
@@ -53,10 +52,6 @@ def call(number, *args):
   return safe(f'return libc.syscall({number}, {", ".join(args)}) >= 0')
 
 
-FORMS = (
-  '{"T": "object"};{"T": "exec"};{"x": 0};{"h": -1};{"h": "a"};'
-  '{"d": [[1]]};{"d": []};[];None;{};{"i": 3};True'
-)
 REFUSED = ('pass', 'violation')  # a probe: refused or killed
 PROGRAMS = {
   # Who says how it ended: the exit status of a child that never ran, a signal
@@ -218,30 +213,6 @@ PROGRAMS = {
     'wire.pack = lambda v, refer: {"x": 0}\ndef add(a, b): return 0',
     FALSE,
   ),
-  # An answer of another form, once to each question: one of them was taken
-  # for the end of all tests.
-  **{
-    f'{form} for {op}': (
-      suite,
-      'from restem_jax.rewards.sandbox import wire\n'
-      'pack = wire.pack\n'
-      'def init(s, fd, answer, refer, resolve):\n  start(s, fd, '
-      f'lambda op, a: Bad if op == {op!r} else answer(op, a), refer, resolve)\n'
-      'start, wire.Peer.__init__ = wire.Peer.__init__, init\n'
-      f'Bad = object()\nwire.pack = lambda v, r: {form} if v is Bad or '
-      'type(v) is dict and v.get("v") is Bad else pack(v, r)\n'
-      'def add(a, b): return 0\ndef root(): return 9\nf = add',
-      DEAD,
-    )
-    for form in FORMS.split(';')
-    for op, suite in (
-      ('names', ADD),
-      ('names', CHECK),
-      ('entry', CALL),
-      ('call', ADD),
-      ('call', CALL),
-    )
-  },
   'a builtin as the program': (CALL, 'f = sorted', ('pass',)),
   'another builtin': (ADD, 'add = max', FALSE),
   'a type as the program': (CHECK, 'root = int', FALSE),
@@ -363,7 +334,7 @@ PROGRAMS = {
 }
 
 
-def test_hostile_programs(pool):
+def test_hostile_programs(pool, wrong_verdicts):
   """x86-64 numbers; elsewhere they are other calls, refused as well or not."""
   names = [
     n
@@ -371,18 +342,7 @@ def test_hostile_programs(pool):
     if os.uname().machine == 'x86_64' or 'syscall(' not in PROGRAMS[n][1]
   ]
 
-  def judge(name):
-    suite, program, _ = PROGRAMS[name]
-    return pool.judge(program, suite, Limits(wall_s=4.0))
-
-  with concurrent.futures.ThreadPoolExecutor(2) as threads:
-    outcomes = dict(zip(names, threads.map(judge, names), strict=True))
-  wrong = {
-    name: outcome
-    for name, outcome in outcomes.items()
-    if outcome.status not in PROGRAMS[name][2]
-  }
-  assert not wrong
+  assert not wrong_verdicts(pool, {name: PROGRAMS[name] for name in names})
 
 
 def test_descriptors_above_a_childs(secret):

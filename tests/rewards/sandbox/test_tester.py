@@ -192,3 +192,14 @@ def test_values_that_keep_the_tests_busy(pool):
   assert judge(pool, hostile, ADD, wall_s=1.0) == 'timeout'
   assert time.monotonic() - start < 5
   assert judge(pool, 'def add(a, b): return a + b', ADD) == 'pass'
+
+
+def test_draws_do_not_depend_on_the_programs_before(fresh_pool):
+  """What tests draw is the same for every program, on one tester."""
+  suite = Suite(
+    kind='assert', setup='import random', tests=['assert f(random.random())']
+  )
+  program = 'def f(x): raise ValueError(f"drawn {x}")'
+  outcomes = [fresh_pool.judge(program, suite, Limits()) for _ in range(3)]
+  assert all('drawn 0.' in outcome.detail for outcome in outcomes), outcomes
+  assert len({outcome.detail for outcome in outcomes}) == 1, outcomes
