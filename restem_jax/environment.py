@@ -1,11 +1,12 @@
 """What a run is told of where it runs, and where its log goes.
 
-Out: versions of Python, the libraries and the code; log lines on stderr. What
-is *not* here: metrics and progress bars (`metrics`).
+Out: versions of Python, the libraries and the code; log lines on stderr; what a
+full disk is called. What is *not* here: metrics and progress bars (`metrics`).
 """
 
 from collections.abc import Iterator
 import contextlib
+import errno
 import importlib.metadata
 import logging
 import os
@@ -38,6 +39,13 @@ _VERSIONED = (
 
 # Lines that abseil's C++ log writes at level INFO, and its excuse for them.
 _NOISE = re.compile(rb'I\d{4} |WARNING: All log messages before absl::Init')
+
+# As Orbax's and TensorStore's errors, which have no errno, spell it.
+_FULL = re.compile('No space left on device|Disk quota exceeded')
+
+
+class FullDisk(Exception):
+  """A disk is full; the message tells users what to do."""
 
 
 def versions() -> dict[str, str]:
@@ -151,3 +159,22 @@ def logging_to_stderr() -> Iterator[None]:
     logging.getLogger().removeHandler(handler)
     for name, level in before.items():
       logging.getLogger(name).setLevel(level)
+
+
+@contextlib.contextmanager
+def full_disks_told() -> Iterator[None]:
+  """Whatever ends the body because a disk is full becomes a FullDisk."""
+  try:
+    yield
+  except Exception as e:
+    cause: BaseException | None = e
+    while cause is not None:
+      full = getattr(cause, 'errno', None) in (errno.ENOSPC, errno.EDQUOT)
+      if full or _FULL.search(str(cause)):
+        what = str(cause).splitlines()[0]
+        raise FullDisk(
+          f'a disk is full ({what}); make room, then write the same command: it '
+          'goes on from what is complete'
+        ) from e
+      cause = cause.__cause__ or cause.__context__
+    raise

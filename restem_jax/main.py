@@ -98,7 +98,7 @@ def _main(argv: Sequence[str]) -> int:
       system, config_text = _configure(arguments)
       environment.use_compilation_cache(cache.root() / 'xla')
       memory.return_large_blocks()
-      with _on_hosts(arguments):
+      with _on_hosts(arguments), environment.full_disks_told():
         run(
           system,
           run_mode=arguments.run_mode,
@@ -113,7 +113,7 @@ def _main(argv: Sequence[str]) -> int:
     message = re.sub(r'\n  In call to configurable .*', '', str(e))
     print(f'error: {message}', file=sys.stderr)
     return 2
-  except Missing as e:  # the others have told it, too
+  except (Missing, environment.FullDisk) as e:  # the first: all tell it
     print(f'error: {e}', file=sys.stderr)
     return 1
   except ImportError as e:
