@@ -113,7 +113,7 @@ def _main(argv: Sequence[str]) -> int:
     message = re.sub(r'\n  In call to configurable .*', '', str(e))
     print(f'error: {message}', file=sys.stderr)
     return 2
-  except (Missing, environment.FullDisk) as e:  # the first: all tell it
+  except (Missing, environment.FullDisk) as e:  # Missing: all hosts tell it
     print(f'error: {e}', file=sys.stderr)
     return 1
   except ImportError as e:

@@ -68,7 +68,13 @@ def mean_loss(model, params, batch, remat='none'):
 
 
 @pytest.mark.parametrize(
-  ('switches', 'remat'), [('plain', 'full'), ('all', 'none')]
+  ('switches', 'remat'),
+  [
+    ('plain', 'full'),
+    ('all', 'none'),
+    pytest.param('plain', 'none', marks=pytest.mark.slow('8 s')),
+    pytest.param('all', 'full', marks=pytest.mark.slow('5 s')),
+  ],
 )
 def test_loss_and_gradient(batch, switches, remat):
   """Those of the merged weights, differentiated through the merge."""

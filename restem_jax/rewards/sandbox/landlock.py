@@ -1,8 +1,8 @@
 """Landlock: this process and its children see only the paths given.
 
-In: directories and files to read or list; out: the kernel's ABI number, and from then
-on every other path is refused for reading, listing and writing, TCP is refused
-(ABI 4), and so are abstract sockets and signals to the outside (ABI 6).
+In: directories and files to read or list; out: the kernel's ABI number, and from
+then on every other path is refused for reading, listing and writing, TCP is
+refused (ABI 4), and so are abstract sockets and signals to the outside (ABI 6).
 
 Not covered by Landlock at any ABI: stat, chmod, chown, utime, extended
 attributes; before ABI 3 truncate. The system call filter refuses those that

@@ -1,12 +1,51 @@
 """A pool per tier, shared by the tests of the sandbox."""
 
 import concurrent.futures
+import json
 import os
+import subprocess
+import sys
 
 import pytest
 
 from restem_jax.rewards.sandbox.host import SandboxPool
 from restem_jax.rewards.sandbox.suite import Limits
+
+# Enters the namespaces with a view; the code behind it runs as pid 1.
+ISOLATE = """
+import json, os, sys
+from restem_jax.rewards.sandbox import landlock, namespaces, syscalls, view
+
+def isolate(seen):
+  uid = 61000 if os.getuid() == 0 else None
+  try:
+    namespaces.isolate(syscalls.table(), seen, uid)
+  except OSError as e:
+    sys.exit(f'refused: {e}')
+  pid = os.fork()
+  if pid:
+    os.waitpid(pid, 0)
+    os._exit(0)
+  return uid
+"""
+
+
+@pytest.fixture
+def confined():
+  """Runs code that may call `isolate`; the JSON that it prints."""
+
+  def run(code, *arguments, stdin=None):
+    result = subprocess.run(
+      [sys.executable, '-c', ISOLATE + code, *arguments],
+      input=json.dumps(stdin),
+      capture_output=True,
+      text=True,
+    )
+    if 'refused' in result.stderr:
+      pytest.skip(f'no namespaces here: {result.stderr}')
+    return json.loads(result.stdout)
+
+  return run
 
 
 @pytest.fixture(scope='session')

@@ -5,20 +5,10 @@ The programs are right but for it, so that a forged answer which is never given
 shows as a pass.
 """
 
+from suites import ADD, CALL, CHECK
+
 from restem_jax.rewards.sandbox.suite import Suite
 
-ADD = Suite(
-  kind='assert', tests=['assert add(1, 2) == 3', 'assert add(2, 5) == 7']
-)
-CALL = Suite(
-  kind='call', entry_point='f', tests=[{'args': [[2, 1]], 'expected': [1, 2]}]
-)
-CHECK = Suite(
-  kind='humaneval',
-  entry_point='root',
-  setup='def line(x):\n  return x - 4\ndef root():\n  "Where it is 0."\n',
-  tests='def check(candidate):\n  assert line(candidate()) == 0\n',
-)
 # What the tests may ask of an object that has no form of its own.
 USES = {
   'len': 'assert len(a()) == 3',

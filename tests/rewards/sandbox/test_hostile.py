@@ -3,31 +3,18 @@
 import os
 import textwrap
 
+from suites import ADD, CALL, CHECK
+
 from restem_jax.rewards.sandbox.host import SandboxPool
 from restem_jax.rewards.sandbox.suite import Limits, Suite
 
 SAFE = Suite(kind='stdio', tests=[{'stdin': 'x', 'stdout': 'SAFE\n'}])
-ADD = Suite(
-  kind='assert', tests=['assert add(1, 2) == 3', 'assert add(2, 5) == 7']
-)
-CALL = Suite(
-  kind='call',
-  entry_point='f',
-  tests=[{'args': [[2, 1]], 'expected': [1, 2]}],
-)
 FLOAT = Suite(
   kind='call', entry_point='f', tests=[{'args': [1], 'expected': 0.5}]
 )
 INT = Suite(kind='call', entry_point='f', tests=[{'args': [1], 'expected': 1}])
 ZERO = Suite(
   kind='call', entry_point='f', tests=[{'args': [1], 'expected': 0.0}]
-)
-CHECK = Suite(
-  kind='humaneval',
-  entry_point='root',
-  # As HumanEval/32: the prompt's own function is part of the check.
-  setup='def line(x):\n  return x - 4\ndef root():\n  "Where it is 0."\n',
-  tests='def check(candidate):\n  assert line(candidate()) == 0\n',
 )
 LOOP = Suite(
   kind='assert', tests=['assert all(map(lambda x: f(x) == x, [1, 2]))']

@@ -1,23 +1,5 @@
-import json
-import subprocess
-import sys
-
-import pytest
-
 CODE = """
-import json, os, sys
-from restem_jax.rewards.sandbox import namespaces, syscalls, view
-uid = 61000 if os.getuid() == 0 else None
-try:
-  namespaces.isolate(
-    syscalls.table(), view.View((sys.argv[1],), ()), uid
-  )
-except OSError as e:
-  sys.exit(f'refused: {e}')
-pid = os.fork()
-if pid:
-  os.waitpid(pid, 0)
-  os._exit(0)
+uid = isolate(view.View((sys.argv[1],), ()))
 if uid:
   os.setgroups([])
   os.setresgid(*[namespaces.INSIDE_ID] * 3)
@@ -38,18 +20,11 @@ os.write(1, json.dumps({
 """
 
 
-def test_isolate(tmp_path):
+def test_isolate(tmp_path, confined):
   """The bound directory is all there is, though it lies below /tmp."""
   (tmp_path / 'file').write_text('hello')
   tmp_path.chmod(0o755)
-  result = subprocess.run(
-    [sys.executable, '-c', CODE, str(tmp_path)],
-    capture_output=True,
-    text=True,
-  )
-  if 'refused' in result.stderr:
-    pytest.skip(f'no namespaces here: {result.stderr}')
-  seen = json.loads(result.stdout)
+  seen = confined(CODE, str(tmp_path))
   top = str(tmp_path).split('/')[1]
   assert seen == {
     'root': sorted({'dev', top}),

@@ -3,12 +3,10 @@
 import time
 
 import pytest
+from suites import ADD
 
 from restem_jax.rewards.sandbox.suite import Limits, Suite
 
-ADD = Suite(
-  kind='assert', tests=['assert add(1, 2) == 3', 'assert add(2, 5) == 7']
-)
 CHECK = Suite(
   kind='humaneval',
   tests=(
