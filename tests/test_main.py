@@ -9,6 +9,7 @@ import textwrap
 
 import pytest
 import runs
+import tiny
 
 from restem_jax import main
 
@@ -352,7 +353,11 @@ def test_a_bucket_without_its_library(tmp_path):
       for i in range(300)
     )
   )
-  flags = {'MODEL_DIR': 'gs://bucket/run', 'DATA_PATH': str(problems)}
+  flags = {
+    'MODEL_DIR': 'gs://bucket/run',
+    'DATA_PATH': str(problems),
+    'WEIGHTS': str(tiny.write_tiny_hf_model(tmp_path / 'model')),
+  }
   ended = runs.command(
     ['--gin_file=jsonl.gin', *(f'--gin.{k}={v!r}' for k, v in flags.items())],
     blocked='gcsfs',

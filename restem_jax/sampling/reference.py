@@ -15,6 +15,10 @@ from restem_jax.models.transformer import Model, Params
 from restem_jax.sampling import policies
 from restem_jax.sampling.engine import Rollout
 
+# Traced once per architecture and length, whichever rollout asks.
+_forward = jax.jit(Model.forward, static_argnums=0)
+_draw = jax.jit(policies.draw)
+
 
 def sample(
   model: Model,
@@ -32,9 +36,8 @@ def sample(
   strings: Sequence[str] = (),
 ) -> Rollout:
   """One rollout of one problem, token by token."""
-  # One padded length, so that the forward pass compiles once.
-  total = len(prompt_ids) + max_new_tokens
-  forward, draw = jax.jit(model.forward), jax.jit(policies.draw)
+  # Padded to few lengths, each of which compiles the forward pass once.
+  total = -(-(len(prompt_ids) + max_new_tokens) // 32) * 32
   words = np.array([policies.problem_words(problem_id)], np.uint32)
   key = policies.rollout_keys(
     seed, iteration, jnp.asarray(words), jnp.array([index])
@@ -43,9 +46,9 @@ def sample(
   for position in range(max_new_tokens):
     tokens = np.zeros((1, total), np.int32)
     tokens[0, : len(ids)] = ids
-    logits = forward(params, tokens)[:, len(ids) - 1]
+    logits = _forward(model, params, tokens)[:, len(ids) - 1]
     step_key = jax.random.fold_in(key, position)[None]
-    token, logprob = draw(logits, step_key, *policy.scalars())
+    token, logprob = _draw(logits, step_key, *policy.scalars())
     ids.append(int(token[0]))
     logprobs.append(float(logprob[0]))
     text += token_bytes[ids[-1]]

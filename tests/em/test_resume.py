@@ -64,6 +64,7 @@ def test_killed_once(tmp_path, flags, files, expected, at, count):
   runs.check_same(files(tmp_path / 'run'), expected)
 
 
+@pytest.mark.slow('25 s: a start of the process, and five modes')
 def test_sigterm_in_improve(begun, flags, files, expected, capsys):
   """Preemption: the state is saved, and nothing is lost or done twice."""
   flags = [*flags, runs.in_folder(begun)]

@@ -2,6 +2,7 @@
 
 import functools
 
+import cases
 import jax
 import jax.numpy as jnp
 import networks
@@ -87,7 +88,11 @@ def close(got, want):
 @pytest.mark.parametrize('mask', MASKS)
 @pytest.mark.parametrize(
   ('num_kv', 'group', 'hd', 'scale', 'softcap'),
-  [(2, 2, 8, 0.5, None), (1, 3, 16, 0.2, 1.5), (2, 1, 128, 0.1, None)],
+  [
+    (2, 2, 8, 0.5, None),
+    (1, 3, 16, 0.2, 1.5),
+    *cases.further((2, 1, 128, 0.1, None)),
+  ],
 )
 def test_splash(mask, num_kv, group, hd, scale, softcap):
   mask, given = jnp.asarray(MASKS[mask]), operands(num_kv, group, hd)

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 
+import cases
 import jax
 import jax.numpy as jnp
 import networks
@@ -154,7 +155,9 @@ def test_sequences_may_share_their_beginning(built):
     np.testing.assert_allclose(rows, alone, atol=2e-5)
 
 
-@pytest.mark.parametrize('implementation', ['xla', 'cudnn_interpreted'])
+@pytest.mark.parametrize(
+  'implementation', ['xla', *cases.further('cudnn_interpreted')]
+)
 def test_a_context_of_one_row_serves_all_rows(built, implementation):
   """Two prefixes prefilled once, in one row, then a row behind each."""
   model, params = built
@@ -208,22 +211,28 @@ def test_gradients_are_f32_at_bf16_compute():
   assert dtypes == {jnp.dtype(jnp.float32)}
 
 
-def test_remat_changes_no_gradient():
+@pytest.fixture(scope='module')
+def gradient():
+  """The gradient of some loss, by the setting of remat."""
   model = Model(CONFIGS['gemma'])
   params = networks.random_params(model)
 
   def loss(params, remat):
     return jnp.sum(model.hidden(params, TOKENS, remat=remat) ** 2)
 
-  gradient = jax.jit(jax.grad(loss), static_argnums=1)
-  want = gradient(params, 'none')
-  for remat in ('dots', 'full', 'qkv', 'attention, residual', 'mlp'):
-    got = gradient(params, remat)
-    jax.tree.map(
-      lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5),
-      got,
-      want,
-    )
+  jitted = jax.jit(jax.grad(loss), static_argnums=1)
+  return functools.cache(lambda remat: jitted(params, remat))
+
+
+@pytest.mark.parametrize(
+  'remat', ['full', 'attention, residual', *cases.further('dots', 'qkv', 'mlp')]
+)
+def test_remat_changes_no_gradient(gradient, remat):
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5),
+    gradient(remat),
+    gradient('none'),
+  )
 
 
 def test_programs_do_not_grow_with_depth():

@@ -2,6 +2,7 @@
 
 import time
 
+import cases
 import jax
 import jax.numpy as jnp
 import pytest
@@ -43,7 +44,9 @@ def test_the_shape_has_room_for_all_but_the_last_token():
   assert made.rows(1000) == 1
 
 
-@pytest.mark.parametrize('axes', [{}, {'data': 2, 'tensor': 2, 'fsdp': 2}])
+@pytest.mark.parametrize(
+  'axes', [{'data': 2, 'tensor': 2, 'fsdp': 2}, *cases.further({})]
+)
 def test_every_program_compiles_from_shapes(axes):
   mesh = partitioning.make_mesh(**axes) if axes else None
   made = make(mesh, prefix_len=3, max_prompt_len=40, segment_len=16)

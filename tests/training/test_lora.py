@@ -2,6 +2,7 @@
 
 import functools
 
+import cases
 import jax
 from jax.extend import core
 import jax.numpy as jnp
@@ -70,10 +71,8 @@ def mean_loss(model, params, batch, remat='none'):
 @pytest.mark.parametrize(
   ('switches', 'remat'),
   [
-    ('plain', 'full'),
-    ('all', 'none'),
-    pytest.param('plain', 'none', marks=pytest.mark.slow('8 s')),
-    pytest.param('all', 'full', marks=pytest.mark.slow('5 s')),
+    ('all', 'full'),
+    *cases.further(('plain', 'none'), ('all', 'none'), ('plain', 'full')),
   ],
 )
 def test_loss_and_gradient(batch, switches, remat):
@@ -296,9 +295,12 @@ def one_device(batch):
   return jax.tree.map(np.asarray, (state.params, metrics))
 
 
-@pytest.mark.parametrize('sizes', MESHES.values(), ids=MESHES)
-def test_a_mesh_equals_one_device(batch, one_device, sizes):
+@pytest.mark.parametrize(
+  'name', ['mixed', *cases.further('data', 'fsdp', 'tensor')]
+)
+def test_a_mesh_equals_one_device(batch, one_device, name):
   """SGD with rate 1: the difference of the adapters is the gradient."""
+  sizes = MESHES[name]
   devices = jax.devices()[: int(np.prod(sizes))]
   mesh = partitioning.make_mesh(*sizes, devices=devices)
   model, params = networks.build(HEADS)

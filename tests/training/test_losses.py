@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 
+import cases
 import hypothesis
 import jax
 import jax.numpy as jnp
@@ -50,7 +51,7 @@ def by_definition(model, params, examples, weights):
   return total, np.dot(weights, lengths)
 
 
-@pytest.mark.parametrize('chunk_size', [1, 7, 16, 1000])
+@pytest.mark.parametrize('chunk_size', [7, 1000, *cases.further(1, 16)])
 def test_the_loss_is_its_definition(built, chunk_size):
   model, params = built
   examples = packed.random_examples(6)
@@ -201,8 +202,15 @@ def test_bfloat16_compute_sums_in_f32(built):
   assert total == pytest.approx(float(exact), rel=0.02)
 
 
-@pytest.mark.parametrize('tied', [True, False])
-@pytest.mark.parametrize('sizes', [(8, 1, 1), (1, 8, 1), (2, 2, 2)])
+@pytest.mark.parametrize(
+  ('sizes', 'tied'),
+  [
+    ((8, 1, 1), True),
+    ((1, 8, 1), True),
+    ((2, 2, 2), False),
+    *cases.further(((8, 1, 1), False), ((1, 8, 1), False), ((2, 2, 2), True)),
+  ],
+)
 def test_a_mesh_changes_nothing(tied, sizes):
   """Rows stay on their devices, and `fsdp` splits the vocabulary."""
   fields = {'tied_embeddings': tied, 'num_heads': 4, 'num_kv_heads': 4}

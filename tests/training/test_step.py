@@ -2,6 +2,7 @@
 
 import functools
 
+import cases
 import jax
 import jax.numpy as jnp
 import networks
@@ -134,10 +135,10 @@ def test_microbatches_give_the_full_gradient(built, batch, sgd_once):
 
 
 @pytest.mark.parametrize(
-  'sizes', [(8, 1, 1), (1, 8, 1), (2, 1, 4), (2, 2, 2)], ids=str
+  'sizes', ['2 1 4', '2 2 2', *cases.further('8 1 1', '1 8 1')]
 )
 def test_a_mesh_equals_one_device(built, batch, adamw_twice, sizes):
-  mesh = partitioning.make_mesh(*sizes)
+  mesh = partitioning.make_mesh(*map(int, sizes.split()))
   rows = partitioning.shardings(mesh, ('batch', 'length'))
   state, metrics = steps(
     built, jax.device_put(batch, rows), ADAMW, num=2, mesh=mesh
@@ -183,13 +184,19 @@ def on_mesh(sizes):
   return partitioning.make_mesh(*sizes, devices=devices)
 
 
-@pytest.mark.parametrize('sizes', MESHES.values(), ids=MESHES)
-@pytest.mark.parametrize('num_microbatches', [1, 2])
+@pytest.mark.parametrize(
+  ('name', 'num_microbatches'),
+  [
+    *((name, 1) for name in MESHES),
+    ('mixed', 2),
+    *cases.further(('data', 2), ('fsdp', 2), ('tensor', 2)),
+  ],
+)
 def test_loss_and_gradient_on_a_mesh(
-  built, batch, sgd_once, sizes, num_microbatches
+  built, batch, sgd_once, name, num_microbatches
 ):
   """SGD with rate 1: the difference of the parameters is the gradient."""
-  mesh = on_mesh(sizes)
+  mesh = on_mesh(MESHES[name])
   if NUM_ROWS % (num_microbatches * partitioning.batch_parts(mesh)):
     batch = jax.tree.map(lambda x: jnp.concatenate([x, 0 * x]), batch)
   rows = partitioning.shardings(mesh, ('batch', 'length'))
@@ -210,10 +217,12 @@ def test_loss_and_gradient_on_a_mesh(
   )
 
 
-@pytest.mark.parametrize('sizes', MESHES.values(), ids=MESHES)
-def test_where_every_leaf_of_the_state_lies(built, batch, sizes):
+@pytest.mark.parametrize(
+  'mesh_name', ['fsdp', 'mixed', *cases.further('data', 'tensor')]
+)
+def test_where_every_leaf_of_the_state_lies(built, batch, mesh_name):
   """As it is born, and after a step."""
-  mesh = on_mesh(sizes)
+  mesh = on_mesh(MESHES[mesh_name])
   born = fresh(built, ADAMW, mesh)
   moments = lambda state: state.opt_state[1][0]
   before = jax.tree.map(lambda x: x.sharding, born)
@@ -271,10 +280,12 @@ def factored(opt_state):
   return found
 
 
-@pytest.mark.parametrize('sizes', MESHES.values(), ids=MESHES)
-def test_factored_moments_lie_as_their_parameters(built, batch, sizes):
+@pytest.mark.parametrize(
+  'name', ['fsdp', 'mixed', *cases.further('data', 'tensor')]
+)
+def test_factored_moments_lie_as_their_parameters(built, batch, name):
   """Without the dimension that they are a mean over; and train alike."""
-  mesh = on_mesh(sizes)
+  mesh = on_mesh(MESHES[name])
   born = fresh(built, ADAFACTOR, mesh)
   moments = factored(born.opt_state)
   for tree, split in (
@@ -307,7 +318,7 @@ def test_factored_moments_lie_as_their_parameters(built, batch, sizes):
     assert_close(after.params, alone.params, atol=1e-5)
 
 
-@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+@pytest.mark.parametrize('dtype', ['bfloat16', *cases.further('float32')])
 def test_the_first_moment_has_the_dtype_of_the_recipe(built, batch, dtype):
   """And is sharded as its parameter; the second is f32: optax has no other."""
   optimizer = optax.adamw(0.1, mu_dtype=dtype)

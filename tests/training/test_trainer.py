@@ -7,6 +7,7 @@ import os
 import re
 import signal
 
+import cases
 from etils import epath
 import jax
 import networks
@@ -107,6 +108,31 @@ class Run:
   def steps(self):
     names = [p.name for p in (self.folder / 'checkpoints').iterdir()]
     return sorted(map(int, names))
+
+
+@pytest.fixture(scope='module', autouse=True)
+def traced_once():
+  """Equal runs share optimizer and step: tracing them is most of a short run.
+
+  Processes of their own, which share nothing, are killed in `em`.
+  """
+  make_optimizer = Trainer.make_optimizer
+
+  @functools.cache
+  def once(total, optimizer, schedule, clip_norm):
+    trainer = Trainer(
+      optimizer=optimizer, schedule=schedule, clip_norm=clip_norm
+    )
+    return make_optimizer(trainer, total)
+
+  def shared(self, total):
+    return once(total, self.optimizer, self.schedule, self.clip_norm)
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(Trainer, 'make_optimizer', shared)
+    make_step = functools.cache(step_lib.make_train_step)
+    patch.setattr(step_lib, 'make_train_step', make_step)
+    yield
 
 
 def assert_equal(a, b):
@@ -279,10 +305,11 @@ def test_a_loss_that_is_not_finite_names_its_examples(tmp_path):
   assert feed.rows(0).index(row) + 1 not in {step for step, _ in run.rows()}
 
 
-@pytest.mark.parametrize('sizes', [(2, 1, 1), (1, 2, 2)], ids=str)
+@pytest.mark.parametrize('sizes', ['1 2 2', *cases.further('2 1 1')])
 def test_a_mesh_trains_alike_and_compiles_once(
   tmp_path, undisturbed, sizes, caplog
 ):
+  sizes = [*map(int, sizes.split())]
   devices = jax.devices()[: int(np.prod(sizes))]
   mesh = partitioning.make_mesh(*sizes, devices=devices)
   run = Run(tmp_path)
