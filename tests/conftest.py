@@ -44,6 +44,19 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile('restem')
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+  """A process gets whole files, and one of them all of em/: its runs."""
+  from xdist.scheduler import LoadFileScheduling
+
+  class Scheduling(LoadFileScheduling):
+    def _split_scope(self, nodeid):
+      file = super()._split_scope(nodeid)
+      return 'tests/em' if file.startswith('tests/em/') else file
+
+  return Scheduling(config, log)
+
+
 def pytest_addoption(parser):
   parser.addoption(
     '--slow', action='store_true', help='also run tests marked slow'

@@ -5,6 +5,7 @@ import functools
 import json
 import shutil
 
+import cases
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -137,7 +138,7 @@ def test_a_checkpoint_finds_its_base(
   assert 'have changed since' in refused('changed', fingerprint='00')
 
 
-@pytest.mark.parametrize('init', ['base', 'previous'])
+@pytest.mark.parametrize('init', ['previous', *cases.further('base')])
 def test_where_an_m_step_starts(
   tmp_path, init, finished, model_path, problem_task, sampling, sampler
 ):

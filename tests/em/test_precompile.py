@@ -45,6 +45,7 @@ def test_rows_that_do_not_divide():
     next(reports)
 
 
+@pytest.mark.slow('10 s: compiles all programs of a recipe')
 def test_the_local_devices():
   target = hardware.target('local')
   reports = list(precompile.check(SETUP, target))

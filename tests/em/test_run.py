@@ -4,6 +4,7 @@ import functools
 import json
 import shutil
 
+import cases
 import optax
 import pytest
 import runs
@@ -15,7 +16,7 @@ from restem_jax.training import optimizers
 from restem_jax.training.trainer import Trainer
 
 
-@pytest.mark.parametrize('init', ['base', 'previous'])
+@pytest.mark.parametrize('init', ['previous', *cases.further('base')])
 def test_where_an_m_step_starts(
   tmp_path, init, undisturbed, model_path, problem_task, sampling, make_params,
   sampler,

@@ -154,6 +154,7 @@ def test_parts_behind_each_other(implementation):
   )
 
 
+@pytest.mark.slow('8 s: compiles interpreted kernels')
 def test_a_network_with_splash():
   """Packed rows with prefixes and padding, windows, a cap, one log-sum kept."""
   model, params = networks.build(

@@ -262,6 +262,7 @@ def test_nothing_of_a_weights_size_is_made(batch):
   assert made(ours, LORA.abstract(model)) == []
 
 
+@pytest.mark.slow('5 s: compiles two steps')
 def test_microbatches(batch):
   model, params = networks.build(HEADS)
   args = (model, params, trained(LORA, model), batch, SGD)
