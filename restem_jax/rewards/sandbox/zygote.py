@@ -47,10 +47,10 @@ from restem_jax.rewards.sandbox import (
 # Loaded before the first fork: a program that imports them pays nothing. Short,
 # because every fork pays for the pages (asyncio and unittest: 0.5 ms).
 _PRELOADED = """
-  _strptime abc array ast atexit base64 bisect calendar cmath collections.abc
-  contextlib copy dataclasses datetime decimal enum fractions functools heapq
-  io itertools json math numbers operator os queue random re statistics string
-  struct sys textwrap threading time traceback types typing unicodedata zlib
+  abc array ast atexit bisect collections.abc contextlib copy dataclasses
+  datetime decimal enum fractions functools heapq io itertools json math
+  numbers operator os queue random re string struct sys threading time types
+  typing
 """
 
 _MAX_CONFIG = 1 << 16
@@ -151,6 +151,7 @@ class _Server:
     self._poller.register(host, select.POLLIN)
     self._rehearse()
     gc.collect()
+    linux.trim_heap()
     gc.freeze()  # the collector must not touch, so copy, the shared pages
     gc.disable()
 
