@@ -46,9 +46,9 @@ from restem_jax.rewards.sandbox import (
 
 # Loaded before the first fork: a program that imports them pays nothing. Short,
 # because every fork pays for their pages and maps: what the reference programs
-# of MBPP and HumanEval import, and what this server needs. Ten more, which none
-# of those 638 imports (calendar, statistics, traceback ...), cost each program
-# 8 % more CPU; without them one that imports them pays 2 to 9 ms.
+# of MBPP and HumanEval import (but hashlib), and what this server needs. Eight
+# more, which none of those 638 imports (calendar, statistics, traceback ...),
+# cost each program 10 % more CPU; one that imports them now pays 2 to 9 ms.
 _PRELOADED = """
   abc array ast atexit bisect collections.abc contextlib copy dataclasses
   datetime decimal enum fractions functools heapq io itertools json math
