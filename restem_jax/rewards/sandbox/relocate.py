@@ -15,10 +15,10 @@ all users may read, as container images have it, needs none of this.
 
 import contextlib
 import importlib
+import importlib.machinery
 import os
 import stat
 import sys
-import sysconfig
 
 # Extensions that want a terminal, a display or a test suite.
 _LEFT_OUT = ('_test', 'xx', '_tkinter', '_curses', 'readline', '_xx', 'nis')
@@ -61,7 +61,7 @@ def inside(path: str, prefix: str) -> str:
 
 
 def _load_extensions() -> None:
-  suffix = sysconfig.get_config_var('EXT_SUFFIX')
+  suffix = importlib.machinery.EXTENSION_SUFFIXES[0]
   for directory in sys.path:
     if not directory.endswith('lib-dynload'):
       continue

@@ -19,13 +19,15 @@ import os
 import select
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 from restem_jax.rewards.sandbox import (
   compare,
+  protocol,
   runner,
   wire,
 )
@@ -34,7 +36,7 @@ from restem_jax.rewards.sandbox.suite import Limits, Outcome, Suite
 _START_S = 60.0
 _GRACE_S = 10.0  # for the server to answer after a program's deadline
 _LAST_WORDS_S = 0.2  # for a process that closed its socket to end
-_TESTER_MIB = 1024
+_TESTER = protocol.REQUEST.pack(protocol.TESTER, 0, 1 << 32, 1 << 30, 0)
 
 # Runs the server from the package's directory without running any package's
 # __init__: no third-party module is on its path.
@@ -50,6 +52,15 @@ zygote.main(int(sys.argv[1]))
 
 class SandboxError(Exception):
   """The sandbox failed; nothing is known about the program."""
+
+
+class _Ended(NamedTuple):
+  """How a program ended: `protocol.REPLY`."""
+
+  killed: int
+  ready: bool
+  status: int
+  cpu_s: float
 
 
 @functools.cache
@@ -105,7 +116,7 @@ class Slot:
       )
     try:
       ours.send(json.dumps(config | {'host': os.getpid()}).encode())
-      self.state = self._answer(_START_S)
+      self.state = self._state()
     except BaseException:
       self.close()
       raise
@@ -118,7 +129,7 @@ class Slot:
       if suite.kind == 'stdio':
         return self._judge_output(source, suite, limits, start)
       return self._judge_calls(source, suite, limits, start)
-    except (OSError, wire.Lost) as e:
+    except (OSError, wire.Lost, struct.error) as e:
       raise SandboxError(f'{type(e).__name__}: {e}') from e
 
   def close(self) -> None:
@@ -149,10 +160,10 @@ class Slot:
           files.callback(os.close, fd)
           _fill(fd, content)
           fds.append(fd)
-        self._send(_request('stdio', limits, left), fds)
+        self._send(_request(protocol.STDIO, limits, left), fds)
         ended = self._answer(max(left, 0) + _GRACE_S)
         output = os.pread(fds[2], cap, 0)
-      cpu_s += ended['cpu_s']
+      cpu_s += ended.cpu_s
       status, detail = _classify(ended, limits)
       if status == 'pass' and len(output) >= cap:
         status, detail = 'error', 'too much output'
@@ -176,7 +187,7 @@ class Slot:
       mine, theirs = socket.socketpair()
       with mine, theirs:
         self._send(
-          _request('calls', limits, limits.wall_s),
+          _request(protocol.CALLS, limits, limits.wall_s),
           [program, theirs.fileno()],
         )
         socket.send_fds(tester, [b'.'], [mine.fileno()])
@@ -185,11 +196,11 @@ class Slot:
       status, why = _classify(ended, limits)
       verdict = 'error' if status == 'pass' else status
       detail = why or detail
-    return _outcome(verdict, detail, ended['cpu_s'], start)
+    return _outcome(verdict, detail, ended.cpu_s, start)
 
   def _wait(
     self, tester: socket.socket, wall_s: float
-  ) -> tuple[str, str, dict[str, Any]]:
+  ) -> tuple[str, str, _Ended]:
     """The tester's verdict, its detail, and how the program ended."""
     poller = select.poll()
     poller.register(tester, select.POLLIN)
@@ -207,7 +218,7 @@ class Slot:
       return *self._verdict(tester), ended
     verdict, detail = self._verdict(tester)
     grace = _LAST_WORDS_S if verdict == 'lost' else 0
-    self._send({'op': 'stop', 'grace_s': grace}, [])
+    self._send(protocol.REQUEST.pack(protocol.STOP, grace, 0, 0, 0), [])
     return verdict, detail, self._answer(_GRACE_S)
 
   def _verdict(self, tester: socket.socket) -> tuple[str, str]:
@@ -227,8 +238,7 @@ class Slot:
     self._tester, theirs = socket.socketpair()
     self._suite = suite.payload
     with theirs:
-      request = {'op': 'tester', 'memory': _TESTER_MIB << 20}
-      self._send(request, [theirs.fileno()])
+      self._send(_TESTER, [theirs.fileno()])
     wire.write_frame(self._tester.fileno(), suite.payload)
     return self._tester
 
@@ -237,16 +247,28 @@ class Slot:
     if self._tester:
       self._tester.close()
       self._tester = None
-      self._send({'op': 'drop'}, [])
+      self._send(protocol.REQUEST.pack(protocol.DROP, 0, 0, 0, 0), [])
 
-  def _send(self, request: dict[str, Any], fds: list[int]) -> None:
-    message = json.dumps(request).encode()
+  def _send(self, request: bytes, fds: list[int]) -> None:
     if fds:
-      socket.send_fds(self._control, [message], fds)
+      socket.send_fds(self._control, [request], fds)
     else:
-      self._control.send(message)
+      self._control.send(request)
 
-  def _answer(self, timeout_s: float) -> dict[str, Any]:
+  def _state(self) -> dict[str, Any]:
+    """What the server says of itself at its start."""
+    state = json.loads(self._receive(_START_S))
+    if 'error' in state:
+      raise SandboxError(state['error'])
+    return state
+
+  def _answer(self, timeout_s: float) -> _Ended:
+    data = self._receive(timeout_s)
+    if len(data) != protocol.REPLY.size:
+      raise SandboxError(data.decode(errors='replace'))
+    return _Ended(*protocol.REPLY.unpack(data))
+
+  def _receive(self, timeout_s: float) -> bytes:
     poller = select.poll()
     poller.register(self._control, select.POLLIN)
     if not poller.poll(timeout_s * 1000):
@@ -254,10 +276,7 @@ class Slot:
     data = self._control.recv(1 << 16)
     if not data:
       raise SandboxError('the fork server has ended')
-    message = json.loads(data)
-    if 'error' in message:
-      raise SandboxError(message['error'])
-    return message
+    return data
 
 
 def _encode(text: str) -> bytes:
@@ -272,35 +291,34 @@ def _fill(fd: int, content: bytes) -> None:
     offset += os.pwrite(fd, view[offset:], offset)
 
 
-def _request(kind: str, limits: Limits, wall_s: float) -> dict[str, Any]:
-  return {
-    'op': 'run',
-    'kind': kind,
-    'wall_s': wall_s,
-    'cpu_s': math.ceil(limits.cpu_s),
-    'memory': limits.memory_mib << 20,
-    'output': limits.output_mib << 20,
-  }
+def _request(op: int, limits: Limits, wall_s: float) -> bytes:
+  return protocol.REQUEST.pack(
+    op,
+    wall_s,
+    math.ceil(limits.cpu_s),
+    limits.memory_mib << 20,
+    limits.output_mib << 20,
+  )
 
 
-def _classify(ended: dict[str, Any], limits: Limits) -> tuple[str, str]:
+def _classify(ended: _Ended, limits: Limits) -> tuple[str, str]:
   """Status and detail from how the supervisor saw a process end.
 
   Never from what the program said: 'pass' only means an exit status of 0.
   """
-  if ended['killed'] == 'timeout':
+  if ended.killed == protocol.TIMEOUT:
     return 'timeout', 'wall time'
-  if ended['killed'] == 'stop':
+  if ended.killed == protocol.STOPPED:
     return 'error', 'the program closed its socket or sent nonsense'
-  if not ended['ready'] and not ended['killed']:
+  if not ended.ready and not ended.killed:
     raise SandboxError('a child could not be set up')
-  status = ended['status']
+  status = ended.status
   if os.WIFSIGNALED(status):
     number = os.WTERMSIG(status)
     if number == signal.SIGSYS:
       return 'violation', 'a forbidden system call'
     if number in (signal.SIGKILL, signal.SIGXCPU):
-      if ended['cpu_s'] >= limits.cpu_s - 0.5:
+      if ended.cpu_s >= limits.cpu_s - 0.5:
         return 'timeout', 'CPU time'
       return 'oom', 'killed'
     named = number in set(signal.Signals)  # most real-time signals are not

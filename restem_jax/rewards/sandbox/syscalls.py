@@ -8,7 +8,7 @@ which never renumber. A name that an architecture lacks (aarch64 has no `open`,
 `fork` or `poll`) is left out of its table.
 """
 
-import platform
+import os
 from typing import NamedTuple
 
 
@@ -119,7 +119,7 @@ def table() -> Architecture:
   Raises:
     OSError: on a machine that has no table here.
   """
-  machine = platform.machine()
+  machine = os.uname().machine
   if machine not in ARCHITECTURES:
     raise OSError(
       f'the sandbox knows x86_64 and aarch64, this machine is {machine}'

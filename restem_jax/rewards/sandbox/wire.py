@@ -212,7 +212,11 @@ class Peer:
   def serve_forever(self) -> None:
     """Answers until the other side is gone (`Lost`)."""
     while True:
-      self._serve(self._receive())
+      self.serve_one()
+
+  def serve_one(self) -> None:
+    """Answers the other side's next question."""
+    self._serve(self._receive())
 
   def _serve(self, frame: dict[str, Any]) -> None:
     nonce, op, args = frame.get('q'), frame.get('o'), frame.get('a')

@@ -35,6 +35,24 @@ PROGRAMS = {
     'import atexit\nx = input()\n'
     'atexit.register(lambda: print(sum(map(int, x.split()))))'
   ),
+  # Exit handlers run when all threads have ended, those of a pool as well.
+  'atexit after threads': (
+    'import atexit, threading, time\nfound = []\n'
+    'atexit.register(lambda: print(sum(found)))\n'
+    'def add(): time.sleep(0.1); found.extend(map(int, input().split()))\n'
+    'threading.Thread(target=add).start()'
+  ),
+  'executor': (
+    'import concurrent.futures as c, time\n'
+    'def add(): time.sleep(0.1); print(sum(map(int, input().split())))\n'
+    'c.ThreadPoolExecutor(1).submit(add)'
+  ),
+  'main thread': (
+    'import threading\nt = threading.current_thread()\n'
+    'assert t is threading.main_thread() and t.is_alive()\n'
+    'assert threading.active_count() == 1\n'
+    'print(sum(map(int, input().split())))'
+  ),
   'asyncio': (
     'import asyncio\nasync def main():\n'
     '  await asyncio.sleep(0.01)\n'

@@ -70,12 +70,13 @@ def test_base_arguments():
 
 
 def test_child():
-  child = seccomp.for_process(seccomp.child_filter(X86), 42)
+  child = seccomp.child_filter(X86)
+  own = seccomp.OWN_ID
   thread, fork = 0x3D0F00, 0x1200011
   assert run(child, X86, 'clone', thread) == seccomp.ALLOW
   assert run(child, X86, 'clone', fork) == seccomp.KILL
-  assert run(child, X86, 'kill', 42) == seccomp.ALLOW
-  for other in (0, 1, 43, (1 << 64) - 1):
+  assert run(child, X86, 'kill', own) == seccomp.ALLOW
+  for other in (0, 1, own + 1, (1 << 64) - 1):
     assert run(child, X86, 'kill', other) == seccomp.KILL
   assert run(child, X86, 'prlimit64', 0) == seccomp.ALLOW
   assert run(child, X86, 'prlimit64', 1) == refused(errno.EPERM)

@@ -13,6 +13,16 @@ def test_says_why_it_does_not_start():
     Slot({**CONFIG, 'tier': 1, 'preload': ['no_such_module']})
 
 
+def test_a_preloaded_package_must_not_start_threads(tmp_path):
+  (tmp_path / 'busy.py').write_text(
+    'import threading, time\n'
+    'threading.Thread(target=time.sleep, args=(99,), daemon=True).start()\n'
+  )
+  config = {**CONFIG, 'tier': 1, 'packages': [str(tmp_path)]}
+  with pytest.raises(SandboxError, match='has started threads'):
+    Slot({**config, 'preload': ['busy']})
+
+
 def probe(pool, program):
   suite = Suite(kind='stdio', tests=[{'stdin': '', 'stdout': 'SAFE\n'}])
   return pool.judge(program, suite, Limits(wall_s=10))
