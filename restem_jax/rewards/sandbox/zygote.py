@@ -1,9 +1,9 @@
 """The fork server: one warm, jailed interpreter that forks per program.
 
 In, over a SOCK_SEQPACKET socket from the host: its settings as JSON, then
-requests with descriptors; out: how the child ended. The server reads neither programs nor
-tests: it hands the descriptors to its children unread, so that no child
-inherits another's data or an expected value. A fork of a warm interpreter
+requests with descriptors; out: how the child ended. The server reads neither
+programs nor tests: it hands the descriptors to its children unread, so that no
+child inherits another's data or an expected value. A fork of a warm interpreter
 costs 1 ms of CPU, a fresh one 8 to 26 ms.
 
 Requests (`protocol`):
