@@ -5,7 +5,6 @@ import functools
 import json
 import shutil
 
-import cases
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -138,7 +137,8 @@ def test_a_checkpoint_finds_its_base(
   assert 'have changed since' in refused('changed', fingerprint='00')
 
 
-@pytest.mark.parametrize('init', ['previous', *cases.further('base')])
+@pytest.mark.slow('5 s each: an M-step and its loading')
+@pytest.mark.parametrize('init', ['base', 'previous'])
 def test_where_an_m_step_starts(
   tmp_path, init, finished, model_path, problem_task, sampling, sampler
 ):

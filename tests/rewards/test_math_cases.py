@@ -422,6 +422,7 @@ def test_unit_test_pairs(grader):
   assert table[True, True] >= 173
 
 
+@pytest.mark.slow('8 s: answers that run into their limit')
 def test_hostile_answers_end_within_the_limit():
   rows = _rows('math_cases/hostile.jsonl')
   with MathGrader(extract=whole) as grader:

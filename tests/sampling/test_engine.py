@@ -370,7 +370,9 @@ def test_any_small_model_equals_the_reference(case):
 
 def test_nothing_is_kept_of_what_has_left(params):
   """Host memory stays flat: requests are read lazily, rollouts let go."""
-  engine = make((), num_slots=16, max_prompt_len=8, max_new_tokens=2)
+  sample = functools.partial(
+    plain(()).sample, params, policy=SAMPLED, seed=0, max_new_tokens=2
+  )
   ahead = 0
 
   def stream(num):
@@ -385,14 +387,14 @@ def test_nothing_is_kept_of_what_has_left(params):
     """Most requests read ahead of the rollouts, and bytes held at the end."""
     nonlocal ahead
     ahead, most = 0, 0
-    for _ in engine.sample(params, stream(num), SAMPLED, seed=0):
+    for _ in sample(stream(num)):
       ahead -= 1
       most = max(most, ahead)
     assert ahead == 0
     gc.collect()
     return most, tracemalloc.get_traced_memory()[0]
 
-  for _ in engine.sample(params, stream(1), SAMPLED, seed=0):
+  for _ in sample(stream(1)):
     pass  # compiles, which takes three times as long when memory is traced
   tracemalloc.start()
   try:

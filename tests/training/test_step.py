@@ -280,9 +280,8 @@ def factored(opt_state):
   return found
 
 
-@pytest.mark.parametrize(
-  'name', ['mixed', *cases.further('data', 'fsdp', 'tensor')]
-)
+@pytest.mark.slow('5 s each: adafactor compiles longest')
+@pytest.mark.parametrize('name', MESHES)
 def test_factored_moments_lie_as_their_parameters(built, batch, name):
   """Without the dimension that they are a mean over; and train alike."""
   mesh = on_mesh(MESHES[name])
