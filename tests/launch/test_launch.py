@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -26,6 +27,7 @@ HOSTILE = [
   '--gin.E=ä™',
   '',
 ]
+WORKDIR = "it's here; $x"
 LINES = '--gin.F=first\nsecond'
 
 FAKES = {
@@ -65,8 +67,8 @@ def place(tmp_path):
   return tmp_path
 
 
-def launch(name, *flags, path=None):
-  env = dict(os.environ)
+def launch(name, *flags, path=None, cwd=None, **env):
+  env = os.environ | env
   if path is not None:
     env['PATH'] = f'{path}:{env["PATH"]}'
   return subprocess.run(
@@ -74,7 +76,8 @@ def launch(name, *flags, path=None):
     capture_output=True,
     text=True,
     env=env,
-    timeout=60,
+    cwd=cwd,
+    timeout=100,
   )
 
 
@@ -86,7 +89,7 @@ def main(name):
 
 @pytest.mark.parametrize('name', LAUNCHERS)
 def test_arguments_arrive_as_written(name, place):
-  workdir = place / "it's here; $x"
+  workdir = place / WORKDIR
   arguments = [*HOSTILE, *([] if name == 'gke' else [LINES])]
   note = 'NOTE=a "b" $c'
   done = launch(
@@ -169,11 +172,15 @@ def test_slurm_requeues_what_its_time_ended(place, told):
   """The script is run by a shell, as SLURM's own is; so is the signal."""
   (place / 'srun').write_text("""#!/bin/bash
 trap 'echo saved; exit 0' TERM
+echo $$ > pid
 echo started
 for i in $(seq 100); do sleep 0.1; [ -e done ] && exit 3; done
 """)
-  (place / 'scontrol').write_text('#!/bin/bash\necho scontrol "$@"\n')
-  (place / 'scontrol').chmod(0o755)
+  # A signal to srun itself would end it: SLURM 22.05 kills the tasks for it.
+  scancel = '[ "$*" = "--signal=TERM 7" ] && kill -TERM $(cat pid)'
+  for name, text in (('scontrol', 'echo scontrol "$@"'), ('scancel', scancel)):
+    (place / name).write_text(f'#!/bin/bash\n{text}\n')
+    (place / name).chmod(0o755)
   done = launch('slurm', '--requeue', '--dry_run', '--', '--gin_file=math.gin')
   head, _, script = done.stdout.partition('\n')
   assert {'--requeue', '--signal=B:TERM@120', '--open-mode=append'} <= set(
@@ -256,3 +263,72 @@ def test_what_is_not_installed(place):
     env=os.environ | {'PATH': str(place)},
   )
   assert done.returncode == 127 and 'gcloud is not installed' in done.stderr
+
+
+@pytest.mark.skipif(not shutil.which('xpk'), reason='xpk is missing')
+def test_the_real_xpk_writes_what_a_pod_runs(place):
+  """Its manifest, whose script is run as the pod would run it."""
+  yaml = pytest.importorskip('yaml')
+  manifest = place / 'manifest.yaml'
+  real = shlex.quote(str(shutil.which('xpk')))
+  (place / 'xpk').write_text(
+    f'#!/bin/bash\nexec {real} "$@" --dry-run --skip-validation '
+    f'--output-manifest-file={shlex.quote(str(manifest))}\n'
+  )
+  flags = [*LAUNCHERS['gke'], '--zone=us-west4-a', '--project=p']
+  done = launch(
+    'gke',
+    *flags,
+    '--max_restarts=2',
+    f'--workdir={place / WORKDIR}',
+    f'--python={place / "my python"}',
+    '--',
+    *HOSTILE,
+    path=place,
+    HOME=str(place),
+  )
+  assert done.returncode == 0, done.stdout + done.stderr
+  spec = yaml.safe_load(manifest.read_text())['spec']
+  job = spec['replicatedJobs'][0]['template']['spec']
+  pod = job['template']['spec']
+  assert spec['failurePolicy']['maxRestarts'] == 2
+  (rule,) = job['podFailurePolicy']['rules']
+  codes = rule['onExitCodes']
+  assert codes['operator'] == 'NotIn' and 1 in codes['values']
+  assert job['parallelism'] == 4 and pod['terminationGracePeriodSeconds'] == 300
+  ran = subprocess.run(
+    pod['containers'][0]['command'], capture_output=True, text=True, timeout=60
+  )
+  (line,) = [x for x in ran.stdout.splitlines() if x.startswith('[')]
+  assert json.loads(line)[2] == [*main('gke'), *HOSTILE], ran.stdout
+
+
+def has_slurm():
+  """Whether there is a cluster to which jobs can be given."""
+  if not shutil.which('sbatch'):
+    return False
+  return bool(subprocess.run(['sinfo', '-h'], capture_output=True).stdout)
+
+
+@pytest.mark.skipif(not has_slurm(), reason='no SLURM cluster here')
+@pytest.mark.parametrize('flags', [[], ['--requeue'], ['--cpus_per_task=2']])
+def test_the_real_slurm_runs_it(place, flags):
+  for name in ('sbatch', 'srun'):
+    (place / name).unlink()
+  done = launch(
+    'slurm',
+    '--gpus_per_node=0',
+    '--time=00:05:00',
+    *flags,
+    f'--workdir={place / WORKDIR}',
+    f'--python={place / "my python"}',
+    '--',
+    *HOSTILE,
+    LINES,
+    cwd=place,
+    SBATCH_WAIT='1',
+  )
+  assert done.returncode == 0, done.stderr
+  (log,) = place.glob('slurm-*.out')
+  got = json.loads(log.read_text())
+  assert got[2] == [*main('slurm'), *HOSTILE, LINES]

@@ -15,12 +15,12 @@ import shlex
 
 import shell
 
-# A step gets SIGTERM by itself, but whoever waits for it is to know why it
-# ended: this one gets the signal in its place and hands it on. What
-# `sbatch --requeue` allows for is a node that fails or a job that is displaced.
+# Not `exec srun`, whose tasks SLURM would signal by itself: who waits for them
+# is to know why they ended. And not a signal to srun, which kills them for it.
+# `sbatch --requeue` alone is for nodes that fail and jobs that are displaced.
 _AGAIN = """\
 again=
-trap 'again=1; kill -TERM $pid' TERM
+trap 'again=1; scancel --signal=TERM $SLURM_JOB_ID' TERM
 {task} &
 pid=$!
 wait $pid
