@@ -9,7 +9,7 @@ temporary folder and renames it, so a killed save leaves no checkpoint that
 looks whole. It does not check what it reads, though: a flipped bit would be
 trained on. So `sums` (JSON) holds a checksum of every array, computed where the
 array lies when it is saved, and again when it is restored, and one of each JSON
-value. Nothing here unpickles.
+value, the reward among them. Nothing here unpickles.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -174,7 +174,8 @@ class Checkpoints:
     if self._adapter is not None:
       texts['adapter'] = dict(self._adapter)
     trees = {'params': params, 'opt_state': opt_state}
-    texts['sums'] = {k: _checksums(v) for k, v in (trees | texts).items()}
+    summed = trees | texts | {'metrics': [_REWARD, reward]}
+    texts['sums'] = {k: _checksums(v) for k, v in summed.items()}
     items = {k: _saved(v) for k, v in trees.items()}
     items |= {k: ocp.args.JsonSave(v) for k, v in texts.items()}
     self._manager.save(
@@ -294,9 +295,17 @@ def _steps(directory: epath.Path) -> list[epath.Path]:
 
 
 def _reward_of(step: epath.Path) -> float | None:
-  file = step / 'metrics' / 'metrics'
+  """Raises Damaged: it is not what was saved."""
+  file, sums = step / 'metrics' / 'metrics', step / 'sums' / 'metadata'
+  if not file.exists():
+    return None
   with _named(step):
-    return _reward(json.loads(file.read_text())) if file.exists() else None
+    reward = _reward(json.loads(file.read_text()))
+    # Earlier versions saved no sums, or none of it.
+    saved = json.loads(sums.read_text()) if sums.exists() else {}
+    if 'metrics' in saved and saved['metrics'] != _checksums([_REWARD, reward]):
+      raise _damaged(step, 'metrics is not what was saved')
+  return reward
 
 
 def params_path(path: epath.PathLike) -> epath.Path | None:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import logging
 import os
+import re
 import signal
 import socket
 import sys
@@ -140,6 +141,19 @@ def started(options: Options) -> Iterator[None]:
     connection.close()
 
 
+def _devices() -> list[int] | None:
+  """What jax is told of this process's devices: [] for all, None to find out.
+
+  Under SLURM and Open MPI it takes one device a process, also where a node has
+  eight and one process.
+  """
+  tasks = os.environ.get('SLURM_STEP_TASKS_PER_NODE')  # such as 1(x4)
+  if tasks is None:
+    tasks = os.environ.get('OMPI_COMM_WORLD_LOCAL_SIZE', '')
+  alone = re.fullmatch(r'1(\(x\d+\))?', tasks)
+  return [] if alone and 'JAX_LOCAL_DEVICE_IDS' not in os.environ else None
+
+
 def _initialize(options: Options) -> list[socket.socket]:
   """`jax.distributed.initialize`, but all meet before it (`rendezvous`).
 
@@ -172,6 +186,7 @@ def _initialize(options: Options) -> list[socket.socket]:
       options.coordinator_address,
       options.process_count,
       options.process_index,
+      _devices(),
       cluster_detection_method=(
         None if options.coordinator_address is None else 'deactivate'
       ),

@@ -312,12 +312,29 @@ def test_damaged_json_is_named(store, folder):
     checkpoints_lib.Damaged, match='progress is not what was saved'
   ):
     store().restore(4, *blank)
-  damage(step / 'metrics' / 'metrics', 'cut')
+  metrics = step / 'metrics' / 'metrics'
+  metrics.write_text(metrics.read_text().replace('0.5', '0.7'))
+  for read in (store, lambda: checkpoints_lib.params_path(folder)):
+    with pytest.raises(
+      checkpoints_lib.Damaged, match='metrics is not what was saved'
+    ):
+      read()
+  damage(metrics, 'cut')
   for read in (store, lambda: checkpoints_lib.params_path(folder)):
     with pytest.raises(checkpoints_lib.Damaged, match='/4 is damaged'):
       read()
-  progress.parents[1].joinpath('metrics', 'metrics').unlink()
+  metrics.unlink()
   store()
+
+
+@pytest.mark.parametrize('sums', ['', '{"params": {}}'])
+def test_rewards_of_earlier_versions_have_no_checksum(store, folder, sums):
+  checkpoints = store()
+  save(checkpoints, 4, 0.5)
+  checkpoints.wait()
+  file = pathlib.Path(folder / '4' / 'sums' / 'metadata')
+  file.write_text(sums) if sums else file.unlink()
+  assert store().best_step == 4
 
 
 def test_checksums_do_not_depend_on_the_mesh():

@@ -114,12 +114,44 @@ def test_slurm_says_who_is_who():
       'SLURM_PROCID': str(p),
       'SLURM_LOCALID': str(p),
       'SLURM_STEP_NUM_NODES': '1',
+      'SLURM_STEP_TASKS_PER_NODE': '1(x2)',
     }
 
-  body = "print(multihost.index(), multihost.gather('who', p))"
+  body = """
+print(multihost.index(), multihost.gather('who', p))
+print(multihost.jax.config._read('jax_cuda_visible_devices'))
+"""
   for p, (code, out, err) in enumerate(start(body, environment=slurm)):
     assert code == 0, err
-    assert f'{p} [0, 1]' in out.splitlines()
+    # One process on a node has all GPUs of it, not the first.
+    assert {f'{p} [0, 1]', 'all'} <= set(out.splitlines())
+
+
+@pytest.mark.parametrize(
+  ('environment', 'devices'),
+  [
+    ({'SLURM_STEP_TASKS_PER_NODE': '1'}, []),
+    ({'SLURM_STEP_TASKS_PER_NODE': '1(x16)'}, []),
+    ({'SLURM_STEP_TASKS_PER_NODE': '8(x2)'}, None),
+    ({'SLURM_STEP_TASKS_PER_NODE': '1,2'}, None),
+    ({'SLURM_STEP_TASKS_PER_NODE': '1', 'JAX_LOCAL_DEVICE_IDS': '3'}, None),
+    ({'OMPI_COMM_WORLD_LOCAL_SIZE': '1'}, []),
+    ({'OMPI_COMM_WORLD_LOCAL_SIZE': '8'}, None),
+    ({}, None),
+  ],
+)
+def test_a_process_has_all_devices_of_a_node_that_is_its_own(
+  monkeypatch, environment, devices
+):
+  for name in (
+    'SLURM_STEP_TASKS_PER_NODE',
+    'OMPI_COMM_WORLD_LOCAL_SIZE',
+    'JAX_LOCAL_DEVICE_IDS',
+  ):
+    monkeypatch.delenv(name, raising=False)
+  for name, value in environment.items():
+    monkeypatch.setenv(name, value)
+  assert multihost._devices() == devices
 
 
 @pytest.mark.slow('two starts of two processes')
@@ -184,7 +216,12 @@ multihost.barrier('never')
 
 
 def test_an_environment_that_does_not_say_it_all(monkeypatch):
-  for name in ('SLURM_JOB_ID', 'OMPI_MCA_orte_hnp_uri', 'TPU_WORKER_ID'):
+  for name in (
+    'SLURM_JOB_ID',
+    'SLURM_STEP_TASKS_PER_NODE',
+    'OMPI_MCA_orte_hnp_uri',
+    'TPU_WORKER_ID',
+  ):
     monkeypatch.delenv(name, raising=False)
   called = []
   monkeypatch.setattr(
@@ -195,7 +232,7 @@ def test_an_environment_that_does_not_say_it_all(monkeypatch):
   with pytest.raises(ValueError, match='write --coordinator_address=HOST:PORT'):
     with multihost.started(multihost.Options()):
       pass
-  assert called == [(None, None, None)]
+  assert called == [(None, None, None, None)]
 
 
 def raise_value_error():

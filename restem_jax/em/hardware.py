@@ -26,7 +26,7 @@ class Chip:
   v6e on, 4 units on v5e and v6e, 8 on v4 and v5p.
 
   `kernels`: the share of the peak at which splash attention's kernels do a
-  block of 512 x 512 tokens of 128 numbers. From the bundles of instructions
+  block of 512 x 512 tokens, by head_dim. From the bundles of instructions
   that the compiler schedules for it (tools/kernel_cycles.py), so memory that
   is waited for is not in it.
   """
@@ -37,10 +37,22 @@ class Chip:
   hbm_rate: float  # bytes/s
   wire_rate: float  # bytes/s along one mesh axis, both directions together
   clock: float | None = None  # Hz of the compiler's cycles; None: it has none
-  kernels: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  kernels: Mapping[int, Mapping[str, float]] = dataclasses.field(
+    default_factory=dict
+  )
 
 
 _GIB = 2.0**30
+
+
+def _shares(**by_phase: tuple[float, float, float]):
+  """For head_dim 64, 128 and 256."""
+  return {
+    size: {phase: shares[i] for phase, shares in by_phase.items()}
+    for i, size in enumerate((64, 128, 256))
+  }
+
+
 CHIPS = {
   chip.name: chip
   for chip in (
@@ -51,7 +63,11 @@ CHIPS = {
       hbm_rate=1228e9,
       wire_rate=2 * 45e9,
       clock=275e12 / (8 * 2 * 128**2),
-      kernels={'fwd': 0.341, 'dq': 0.315, 'dkv': 0.309},
+      kernels=_shares(
+        fwd=(0.169, 0.341, 0.459),
+        dq=(0.156, 0.315, 0.382),
+        dkv=(0.151, 0.309, 0.381),
+      ),
     ),
     Chip(
       name='v5e',
@@ -60,7 +76,11 @@ CHIPS = {
       hbm_rate=819e9,
       wire_rate=2 * 45e9,
       clock=197e12 / (4 * 2 * 128**2),
-      kernels={'fwd': 0.513, 'dq': 0.853, 'dkv': 0.856},
+      kernels=_shares(
+        fwd=(0.255, 0.513, 0.656),
+        dq=(0.434, 0.853, 0.91),
+        dkv=(0.432, 0.856, 0.899),
+      ),
     ),
     Chip(
       name='v5p',
@@ -69,7 +89,11 @@ CHIPS = {
       hbm_rate=2765e9,
       wire_rate=2 * 90e9,
       clock=459e12 / (8 * 2 * 128**2),
-      kernels={'fwd': 0.486, 'dq': 0.408, 'dkv': 0.42},
+      kernels=_shares(
+        fwd=(0.246, 0.486, 0.634),
+        dq=(0.199, 0.408, 0.437),
+        dkv=(0.201, 0.42, 0.456),
+      ),
     ),
     Chip(
       name='v6e',
@@ -78,7 +102,11 @@ CHIPS = {
       hbm_rate=1640e9,
       wire_rate=2 * 90e9,
       clock=918e12 / (4 * 2 * 256**2),
-      kernels={'fwd': 0.185, 'dq': 0.296, 'dkv': 0.316},
+      kernels=_shares(
+        fwd=(0.091, 0.185, 0.34),
+        dq=(0.152, 0.296, 0.537),
+        dkv=(0.158, 0.316, 0.558),
+      ),
     ),
     Chip(
       name='h100',

@@ -44,13 +44,16 @@ def _cost(values: list[float]) -> Cost:
   return Cost(**dict(zip(names, values, strict=True)))
 
 
-def cost(text: str, kernels: Mapping[str, float] | None = None) -> Cost:
+Kernels = Mapping[int, Mapping[str, float]]
+
+
+def cost(text: str, kernels: Kernels | None = None) -> Cost:
   """The cost of the entry computation of a module's text.
 
   Args:
     text: the module's.
-    kernels: the share of the peak that attention kernels reach, by their
-      phase: fwd, dq and dkv (`hardware.Chip`); needed if there are any.
+    kernels: the share of the peak that attention kernels reach, by head_dim
+      and phase: fwd, dq and dkv (`hardware.Chip`); needed if there are any.
   """
   return _Costs(text, kernels or {}).entry_cost()
 
@@ -81,7 +84,7 @@ _COLLECTIVES = frozenset(
 class _Costs:
   """Costs of a module's computations."""
 
-  def __init__(self, text: str, kernels: Mapping[str, float]):
+  def __init__(self, text: str, kernels: Kernels):
     self._module = Module(text)
     self._kernels = kernels
 
@@ -198,8 +201,14 @@ class _Costs:
     return Cost(
       flops=flops,
       bytes=self._bytes(op, ops),
-      kernel_flops=flops / self._kernels[phase],
+      kernel_flops=flops / self._kernel_share(phase, head_dim),
     )
+
+  def _kernel_share(self, phase: str, head_dim: int) -> float:
+    """Heads of a size that was not measured take the next one's time."""
+    sizes = [size for size in self._kernels if size >= head_dim]
+    size = min(sizes, default=max(self._kernels))
+    return self._kernels[size][phase] * min(1.0, head_dim / size)
 
   def _flops(self, op: Op, ops: Mapping[str, Op]) -> float:
     """2 per multiply-add; windows count the taps that hit no padding."""

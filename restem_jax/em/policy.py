@@ -29,8 +29,12 @@ from restem_jax.weights import layout, load
 DTYPES = ('auto', 'float32', 'bfloat16')
 
 
-def compute_dtype(name: str) -> jnp.dtype:
+def compute_dtype(name: str, platform: str | None = None) -> jnp.dtype:
   """The dtype of matmuls: `name`, or what 'auto' is on this machine.
+
+  Args:
+    name: one of DTYPES.
+    platform: 'tpu', 'gpu' or 'cpu', if not that of this process's devices.
 
   Raises:
     ValueError: it is none of DTYPES.
@@ -38,7 +42,8 @@ def compute_dtype(name: str) -> jnp.dtype:
   if name not in DTYPES:
     raise ValueError(f'System.dtype={name!r}; write one of {", ".join(DTYPES)}')
   if name == 'auto':
-    slow = jax.default_backend() == 'cpu' and not fast_bfloat16_on_cpu()
+    platform = platform or jax.default_backend()
+    slow = platform == 'cpu' and not fast_bfloat16_on_cpu()
     name = 'float32' if slow else 'bfloat16'
   return jnp.dtype(name)
 

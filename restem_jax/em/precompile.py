@@ -22,9 +22,8 @@ from typing import TYPE_CHECKING
 
 import jax
 from jax.experimental.compilation_cache import compilation_cache
-import jax.numpy as jnp
 
-from restem_jax.em import hardware, hlo, programs
+from restem_jax.em import hardware, hlo, policy, programs
 from restem_jax.em.generate import Sampling
 from restem_jax.models.config import ModelConfig
 from restem_jax.models.transformer import Model
@@ -89,13 +88,11 @@ def check(
     train: whether the train step is among it.
 
   Raises:
-    ValueError: the mesh can't be, or the rows do not divide over it.
+    ValueError: the mesh can't be, the rows do not divide over it, or there is
+      no such dtype.
   """
-  cpu = target.devices[0].platform == 'cpu'
-  dtype = setup.dtype
-  if dtype == 'auto':
-    dtype = 'float32' if cpu else 'bfloat16'
-  model = Model(setup.config, jnp.dtype(dtype))
+  dtype = policy.compute_dtype(setup.dtype, target.devices[0].platform)
+  model = Model(setup.config, dtype)
   if train:
     yield _report(_train_program(model, setup, target), setup, target)
   for program in programs.sampling(

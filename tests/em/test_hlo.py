@@ -198,12 +198,22 @@ ENTRY %main (n: s32[6,2,2], q: bf16[6,1024,128], k: bf16[2,1024,128], mask: s32[
 
 
 def test_attention_kernels_count_the_blocks_below_the_diagonal():
-  cost = hlo.cost(KERNELS, {'fwd': 0.5, 'dkv': 0.25})
+  cost = hlo.cost(KERNELS, {128: {'fwd': 0.5, 'dkv': 0.25}})
   # Of 2 x 2 blocks, 3; two matmuls forward, four for keys and values.
   matmul = 2 * 6 * 1024**2 * 3 / 4 * 128
   assert cost.flops == 6 * matmul
   assert cost.kernel_flops == 2 * matmul / 0.5 + 4 * matmul / 0.25
   assert cost.cycles == 0  # what the text says of kernels is of their copies
+
+
+@pytest.mark.parametrize(
+  ('head_dim', 'share'), [(64, 0.2), (80, 0.25), (128, 0.4), (512, 0.4)]
+)
+def test_a_kernel_takes_as_long_for_small_heads(head_dim, share):
+  """A matrix unit has 128 rows and columns; a half of them does nothing."""
+  measured = {64: {'fwd': 0.2, 'dkv': 0.2}, 128: {'fwd': 0.4, 'dkv': 0.4}}
+  cost = hlo.cost(KERNELS.replace('128]', f'{head_dim}]'), measured)
+  assert cost.kernel_flops == pytest.approx(cost.flops / share)
 
 
 def test_what_is_no_program_is_refused():

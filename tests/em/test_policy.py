@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from restem_jax import checkpoints
-from restem_jax.em.policy import fast_bfloat16_on_cpu, Policies
+from restem_jax.em import policy
+from restem_jax.em.policy import compute_dtype, fast_bfloat16_on_cpu, Policies
 
 
 def test_base_and_restored(directory, model_path):
@@ -40,6 +41,15 @@ def test_the_compute_dtype(model_path):
   assert policies.base()['embed']['table'].dtype == jnp.float32
   with pytest.raises(ValueError, match="'half'; write one of auto, float32"):
     Policies(str(model_path), 'half')
+
+
+def test_a_program_for_a_platform_that_is_not_here(monkeypatch):
+  """Precompile asks on a CPU for TPUs, and for the CPU as a run does."""
+  for fast, name in ((True, 'bfloat16'), (False, 'float32')):
+    monkeypatch.setattr(policy, 'fast_bfloat16_on_cpu', lambda fast=fast: fast)
+    assert compute_dtype('auto', 'tpu') == jnp.bfloat16
+    assert compute_dtype('auto', 'cpu') == jnp.dtype(name)
+    assert compute_dtype('auto') == compute_dtype('auto', 'cpu')
 
 
 def test_fingerprints(tmp_path, model_path):

@@ -160,3 +160,16 @@ def test_products_in_bf16(formula):
     np.testing.assert_allclose(
       turn(got, transposed[2]), want, rtol=1e-5, atol=1e-4
     )
+
+
+def test_apart_changes_nothing_but_what_tpus_fuse():
+  x = jax.random.normal(jax.random.key(0), (3, 4))
+  loss = lambda fn: lambda x: (jnp.sin(fn(x)) ** 2).sum()
+  grad = jax.jit(jax.grad(loss(layers.apart)))
+  np.testing.assert_array_equal(layers.apart(x), x)
+  np.testing.assert_array_equal(
+    grad(x), jax.jit(jax.grad(loss(lambda x: x)))(x)
+  )
+  for platform in ('cpu', 'tpu', 'cuda'):
+    lowered = grad.trace(x).lower(lowering_platforms=(platform,))
+    assert ('barrier' in lowered.as_text()) == (platform == 'tpu')

@@ -5,7 +5,9 @@
       --zone=us-west4-a --image=gcr.io/project/restem_jax -- \
       --gin_file=math.gin --gin_file=meshes/v5e_16.gin
 
-Wants xpk, and an image in which --workdir has restem_jax installed.
+Wants xpk, and an image in which --workdir has restem_jax installed. A host that
+is taken away ends the processes on all; with --max_restarts they are started
+again and go on, otherwise the same command under another --workload does it.
 """
 
 import shell
@@ -20,11 +22,20 @@ def main() -> int:
   parser.add_argument('--zone')
   parser.add_argument('--project')
   parser.add_argument('--num_slices', type=int, default=1)
+  parser.add_argument('--max_restarts', type=int, default=0)
+  parser.add_argument(
+    '--grace', type=int, default=300, help='seconds between SIGTERM and SIGKILL'
+  )
   flags, arguments = shell.parse(parser)
   words = ['xpk', 'workload', 'create']
   words += [f'--cluster={flags.cluster}', f'--workload={flags.workload}']
   words += [f'--tpu-type={flags.tpu_type}', f'--docker-image={flags.image}']
   words += [f'--num-slices={flags.num_slices}']
+  words += [f'--termination-grace-period-seconds={flags.grace}']
+  if flags.max_restarts:
+    # Those that miss another process end with 1, which xpk takes for final.
+    words += [f'--max-restarts={flags.max_restarts}']
+    words += ['--restart-on-exit-codes=1']
   words += [
     f'--{name}={value}'
     for name in ('zone', 'project')

@@ -57,8 +57,18 @@ def command(flags: argparse.Namespace, arguments: Sequence[str]) -> list[str]:
   return ['env', *flags.env, *words] if flags.env else words
 
 
-def remote(flags: argparse.Namespace, arguments: Sequence[str]) -> str:
-  """The same as text for a shell on a host."""
+def remote(
+  flags: argparse.Namespace, arguments: Sequence[str], alone: bool = False
+) -> str:
+  """The same as text for a shell on a host.
+
+  Args:
+    flags: as `parse` gives them.
+    arguments: of restem_jax.main.
+    alone: the process asks for no others.
+  """
+  if not alone:
+    arguments = ['--distributed', *arguments]
   words = shlex.join(command(flags, arguments))
   return f'cd {shlex.quote(flags.workdir)} && exec {words}'
 

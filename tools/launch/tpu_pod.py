@@ -5,8 +5,9 @@
       --gin_file=math.gin --gin_file=meshes/v5e_16.gin \
       --gin.MODEL_DIR="'gs://bucket/runs/math'"
 
-Wants gcloud, and restem_jax installed in --workdir on each host; the hosts
-find each other by the slice's metadata. Ends with the worst exit code.
+Wants gcloud, its key in an ssh-agent (ssh-add ~/.ssh/google_compute_engine), and
+restem_jax installed in --workdir on each host; the hosts find each other by the
+slice's metadata. Ends with gcloud's exit code: that of a host that failed.
 """
 
 import shell
@@ -24,7 +25,8 @@ def main() -> int:
   words += [f'--zone={flags.zone}', f'--worker={flags.worker}']
   if flags.project:
     words.append(f'--project={flags.project}')
-  words.append(f'--command={shell.remote(flags, arguments)}')
+  text = shell.remote(flags, arguments, alone=flags.worker != 'all')
+  words.append(f'--command={text}')
   return shell.run(words, flags.dry_run)
 
 
