@@ -45,6 +45,7 @@ def test_a_whole_run_without_tensorflow(undisturbed, expected):
   assert '\r' not in ended.stderr and '━' not in ended.stderr
 
 
+@pytest.mark.slow('8 s: loads the model for each mode')
 def test_modes_one_by_one(tmp_path, flags, files, expected, capsys):
   flags = [*flags, runs.in_folder(tmp_path / 'run')]
   for mode, words in (
@@ -57,6 +58,7 @@ def test_modes_one_by_one(tmp_path, flags, files, expected, capsys):
   runs.check_same(files(tmp_path / 'run'), expected)
 
 
+@pytest.mark.slow('5 s: a second iteration')
 def test_more_iterations(tmp_path, flags, files, expected, undisturbed):
   folder = shutil.copytree(undisturbed[0], tmp_path / 'run')
   flags = [*flags, runs.in_folder(folder), '--gin.NUM_ITERATIONS=2']

@@ -20,6 +20,7 @@ from restem_jax.training import optimizers
 from restem_jax.training.lora import Lora
 from restem_jax.training.trainer import Trainer
 
+pytestmark = pytest.mark.slow('20 s in all: a run with LoRA')
 LORA = Lora(rank=4, alpha=8.0)
 SWITCH = [
   '--gin_file=training/lora.gin',

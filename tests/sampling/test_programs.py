@@ -104,6 +104,7 @@ def test_unstacked_parameters_stay_as_they_are():
   assert params['layers'][1]['mlp']['up'].dtype == jnp.float32
 
 
+@pytest.mark.slow('5 s: compiles all programs')
 def test_what_is_compiled_beside_other_work_is_not_compiled_again():
   made = make(max_prompt_len=40, segment_len=16)
   with made.compiling():

@@ -210,6 +210,7 @@ def test_a_step_trains_adapters_only(batch):
   )
 
 
+@pytest.mark.slow('5 s: compiles two steps')
 def test_frozen_weights_in_bf16(batch):
   model, params = networks.build(HEADS, dtype=jnp.bfloat16)
   frozen = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
@@ -296,9 +297,8 @@ def one_device(batch):
   return jax.tree.map(np.asarray, (state.params, metrics))
 
 
-@pytest.mark.parametrize(
-  'name', ['mixed', *cases.further('data', 'fsdp', 'tensor')]
-)
+@pytest.mark.slow('4 s each: compiles a step')
+@pytest.mark.parametrize('name', MESHES)
 def test_a_mesh_equals_one_device(batch, one_device, name):
   """SGD with rate 1: the difference of the adapters is the gradient."""
   sizes = MESHES[name]
