@@ -46,13 +46,17 @@ hypothesis.settings.load_profile('restem')
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-  """A process gets whole files, and one of them all of em/: its runs."""
+  """A process gets whole files, and one of them all of em/, for its runs.
+
+  Not of the slow ones, which mostly wait for processes of their own.
+  """
   from xdist.scheduler import LoadFileScheduling
 
   class Scheduling(LoadFileScheduling):
     def _split_scope(self, nodeid):
       file = super()._split_scope(nodeid)
-      return 'tests/em' if file.startswith('tests/em/') else file
+      together = file.startswith('tests/em/') and not config.option.slow
+      return 'tests/em' if together else file
 
   return Scheduling(config, log)
 
