@@ -52,6 +52,9 @@ def pytest_xdist_make_scheduler(config, log):
   """
   from xdist.scheduler import LoadFileScheduling
 
+  if config.option.dist != 'loadfile':  # of another choice xdist takes care
+    return None
+
   class Scheduling(LoadFileScheduling):
     def _split_scope(self, nodeid):
       file = super()._split_scope(nodeid)

@@ -135,10 +135,12 @@ def test_microbatches_give_the_full_gradient(built, batch, sgd_once):
 
 
 @pytest.mark.parametrize(
-  'sizes', ['2 2 2', *cases.further('8 1 1', '1 8 1', '2 1 4')]
+  'sizes',
+  [(2, 2, 2), *cases.further(((8, 1, 1),), ((1, 8, 1),), ((2, 1, 4),))],
+  ids=str,
 )
 def test_a_mesh_equals_one_device(built, batch, adamw_twice, sizes):
-  mesh = partitioning.make_mesh(*map(int, sizes.split()))
+  mesh = partitioning.make_mesh(*sizes)
   rows = partitioning.shardings(mesh, ('batch', 'length'))
   state, metrics = steps(
     built, jax.device_put(batch, rows), ADAMW, num=2, mesh=mesh

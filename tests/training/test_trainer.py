@@ -115,17 +115,13 @@ def traced_once():
 
   Processes of their own, which share nothing, are killed in `em`.
   """
-  make_optimizer = Trainer.make_optimizer
-
-  @functools.cache
-  def once(total, optimizer, schedule, clip_norm):
-    trainer = Trainer(
-      optimizer=optimizer, schedule=schedule, clip_norm=clip_norm
-    )
-    return make_optimizer(trainer, total)
+  make_optimizer, made = Trainer.make_optimizer, {}
 
   def shared(self, total):
-    return once(total, self.optimizer, self.schedule, self.clip_norm)
+    key = (total, self.optimizer, self.schedule, self.clip_norm)
+    if key not in made:
+      made[key] = make_optimizer(self, total)
+    return made[key]
 
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(Trainer, 'make_optimizer', shared)
@@ -305,11 +301,10 @@ def test_a_loss_that_is_not_finite_names_its_examples(tmp_path):
 
 
 @pytest.mark.slow('7 s each: trains on a mesh')
-@pytest.mark.parametrize('sizes', ['1 2 2', '2 1 1'])
+@pytest.mark.parametrize('sizes', [(2, 1, 1), (1, 2, 2)], ids=str)
 def test_a_mesh_trains_alike_and_compiles_once(
   tmp_path, undisturbed, sizes, caplog
 ):
-  sizes = [*map(int, sizes.split())]
   devices = jax.devices()[: int(np.prod(sizes))]
   mesh = partitioning.make_mesh(*sizes, devices=devices)
   run = Run(tmp_path)

@@ -79,31 +79,27 @@ def prctl(option: int, value: int = 0) -> None:
 
 def install_filter(program: bytes | bytearray) -> None:
   """Adds a seccomp filter to this thread, for good; children inherit it."""
-  code = (ctypes.c_char * len(program)).from_buffer_copy(program)
-  fprog = _SockFprog(len(program) // 8, ctypes.addressof(code))
-  _check(
-    _PRCTL(PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.addressof(fprog), 0, 0),
-    'seccomp',
-  )
+  ProcessFilter(bytes(program)).install()
 
 
 class ProcessFilter:
-  """A seccomp filter that names the process it is for, made ready to install.
+  """A seccomp filter that may name the process it is for, ready to install.
 
   Made in the server once: a child only writes its id and makes the call.
   """
 
-  def __init__(self, program: bytes, stand_in: int):
+  def __init__(self, program: bytes, stand_in: int | None = None):
     """The filter's code, with `stand_in` in the place of the process id."""
     self._code = ctypes.create_string_buffer(program, len(program))
     self._fprog = _SockFprog(len(program) // 8, ctypes.addressof(self._code))
     self._address = ctypes.addressof(self._fprog)
-    mark = stand_in.to_bytes(4, 'little')
     self._places = [
-      at for at in range(4, len(program), 8) if program[at : at + 4] == mark
+      at
+      for at in range(4, len(program), 8)
+      if _PID.unpack_from(program, at) == (stand_in,)
     ]
 
-  def install(self, pid: int) -> None:
+  def install(self, pid: int = 0) -> None:
     """Adds the filter to this thread, for good; children inherit it."""
     for place in self._places:
       _PID.pack_into(self._code, place, pid)

@@ -18,4 +18,6 @@ REQUEST = struct.Struct('<BdQQQ')
 # How the program was ended by the server, whether it was set up before (so
 # that the status is its own), its wait status, its CPU seconds.
 RAN, TIMEOUT, STOPPED = range(3)
-REPLY = struct.Struct('<B?id')  # anything of another size: an error's text
+REPLY = struct.Struct('<B?id')
+# Instead, where there was none: this and why. It is longer than a reply.
+NOT_STARTED = 'no child could be started: '

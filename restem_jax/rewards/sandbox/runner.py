@@ -64,10 +64,11 @@ def rehearse() -> None:
     for _ in range(REHEARSALS):
       sys.stdin = io.TextIOWrapper(io.BufferedReader(io.BytesIO(b'1 2\n')))
       sys.stdout = io.TextIOWrapper(io.BufferedWriter(io.BytesIO()))
-      assert _execute(_PRINTS, '__main__') == 0
+      statuses = [_execute(_PRINTS, '__main__')]
       sys.stdout.flush()
       sys.modules['__main__'].__dict__.clear()
-      assert _execute(_ANSWERS, 'solution') == 0
+      statuses.append(_execute(_ANSWERS, 'solution'))
+      assert statuses == [0, 0], statuses
       program = _Program(sys.modules.pop('solution'), theirs.fileno())
       for question in _QUESTIONS:
         wire.write_frame(ours.fileno(), question)

@@ -1,6 +1,6 @@
 """The system call filters, assembled as BPF.
 
-In: an architecture; out: filters as bytes for `linux.install_filter`.
+In: an architecture; out: filters as bytes for `linux`.
 
 - `base_filter`: an allow-list for the fork server and all its children. What
   is not listed gets ENOSYS, so that libraries fall back as they do on an old

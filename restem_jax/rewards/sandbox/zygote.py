@@ -212,7 +212,7 @@ class _Server:
       pid = self._fork(request, fds)
       process = os.pidfd_open(pid)
     except OSError as e:
-      self._control.send(f'no child could be started: {e}'.encode())
+      self._control.send(f'{protocol.NOT_STARTED}{e}'.encode())
       return
     while fds:  # the host waits for the ends of these
       os.close(fds.pop())

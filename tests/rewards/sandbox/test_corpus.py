@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import time
 
 import pytest
 from real import data_path
@@ -61,9 +62,10 @@ def facts(path):
 
 
 def left_behind():
-  """Processes of the sandbox's own users; the servers of tier 1 and 2 too.
+  """(ours, orphans): processes of the sandbox's own users, servers among them.
 
-  Those below another host, such as a test that runs beside this one, are its.
+  Those below another host, such as a test that runs beside this one, are its;
+  so are, for the moment until they end, orphans of a host that it kills.
   """
   users = range(61000, 61010) if os.getuid() == 0 else ()
   parents, owners = {}, {}
@@ -75,13 +77,15 @@ def left_behind():
       continue
     parents[int(path.name)] = int(stat.rpartition(')')[2].split()[1])
   here = ancestors(os.getpid(), parents)
-  found = set()
+  ours, orphans = set(), set()
   for pid in (p for p, owner in owners.items() if owner in users):
     line = ancestors(pid, parents)
     others = [p for p in line if p not in here and owners.get(p) not in users]
-    if os.getpid() in line or not others:  # or whoever takes in orphans
-      found.add(pid)
-  return found
+    if os.getpid() in line:
+      ours.add(pid)
+    elif not others:  # whoever takes in orphans has it
+      orphans.add(pid)
+  return ours, orphans
 
 
 def ancestors(pid, parents):
@@ -99,7 +103,7 @@ def test_sandbox_cases(pool):
   pool.judge('pass', Suite(kind='stdio', tests=[]), Limits())
   with concurrent.futures.ThreadPoolExecutor(2) as threads:
     list(threads.map(lambda c: hostile(pool, c), cases[3:5]))  # both start
-    before = left_behind()
+    before, stale = left_behind()
     results = list(threads.map(lambda c: hostile(pool, c), cases))
   wrong = {
     case['id']: (outcome, harm)
@@ -113,7 +117,13 @@ def test_sandbox_cases(pool):
     if outcome.status == 'pass' and case.get('cheat')
   }
   assert not passed
-  assert len(left_behind()) <= len(before) + 2  # a tester per slot
+  ours, orphans = left_behind()
+  assert len(ours) <= len(before) + 2  # a tester per slot
+  end = time.monotonic() + 5
+  while orphans - stale and time.monotonic() < end:
+    time.sleep(0.1)
+    orphans &= left_behind()[1]
+  assert orphans <= stale
 
 
 @pytest.mark.slow('5 s per tier: 374 programs')

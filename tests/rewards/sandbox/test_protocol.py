@@ -17,16 +17,8 @@ def test_a_reply_keeps_its_numbers():
   assert protocol.REPLY.unpack(protocol.REPLY.pack(*words)) == words
 
 
-def test_names_are_different_numbers():
-  ops = [
-    protocol.STDIO,
-    protocol.CALLS,
-    protocol.TESTER,
-    protocol.STOP,
-    protocol.DROP,
-  ]
-  assert len(set(ops)) == len(ops)
-  assert len({protocol.RAN, protocol.TIMEOUT, protocol.STOPPED}) == 3
+def test_no_error_has_the_size_of_a_reply():
+  assert len(protocol.NOT_STARTED.encode()) > protocol.REPLY.size
 
 
 def test_what_is_too_large_is_refused_not_cut():
