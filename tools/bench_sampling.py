@@ -44,13 +44,15 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
+import bench_memory
+import bench_shapes
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from restem_jax import environment, memory
 from restem_jax.em import policy as policy_lib
-from restem_jax.models import layers
+from restem_jax.models import kernels, layers
 from restem_jax.models.config import ModelConfig
 from restem_jax.models.transformer import Model
 from restem_jax.sampling import engine as engine_lib, stops
@@ -58,15 +60,6 @@ from restem_jax.sampling.policies import Policy
 from restem_jax.weights import cache, load
 
 TOOLS = pathlib.Path(__file__).resolve().parent
-SMOLLM2 = ModelConfig(
-  vocab_size=49152,
-  num_layers=30,
-  embed_dim=576,
-  mlp_dim=1536,
-  num_heads=9,
-  num_kv_heads=3,
-  head_dim=64,
-)
 PREFIX, OWN, NEW, QUESTIONS, SAMPLES, SLOTS = 600, 83, 64, 8, 8, 64
 PAPER = Policy(temperature=0.7, top_k=40)
 
@@ -77,7 +70,7 @@ class Bench:
   def __init__(self, args: argparse.Namespace):
     self.args = args
     self.reader = load.open_weights(args.weights) if args.weights else None
-    config = self.reader.config if self.reader else SMOLLM2
+    config = self.reader.config if self.reader else bench_shapes.SMOLLM2
     self.model = Model(config, policy_lib.compute_dtype(args.dtype))
     rng = np.random.default_rng(1)
     draw = lambda n: rng.integers(1, config.vocab_size, n).tolist()
@@ -104,6 +97,12 @@ class Bench:
       prefixes=[self.prefix],
       num_slots=SLOTS,
       steps_per_call=self.args.steps_per_call,
+      decode_attention=kernels.choose_decoding(
+        'auto',
+        platform=jax.default_backend(),
+        dtype=self.model.dtype,
+        kv_dtype=self.model.dtype,
+      ),
     )
 
   def w1(self, samples: int = SAMPLES) -> list[engine_lib.Request]:
@@ -221,14 +220,6 @@ def compilations_after_warmup(bench: Bench) -> int:
   return len(engine.programs) - before
 
 
-def resident(field: str) -> int:
-  """Bytes: VmRSS, or VmHWM, its peak."""
-  for line in pathlib.Path('/proc/self/status').read_text().splitlines():
-    if line.startswith(field + ':'):
-      return int(line.split()[1]) * 1024
-  raise ValueError(f'no {field} here')
-
-
 def w3_peak_over_computed(bench: Bench) -> float:
   """Of this process, whatever it held before the weights left out."""
   engine = bench.engine()
@@ -238,10 +229,12 @@ def w3_peak_over_computed(bench: Bench) -> float:
   bench.params = None
   gc.collect()
   # All that is there now, but the weights, is the interpreter and the library.
-  base = resident('VmRSS') - weights
-  pathlib.Path('/proc/self/clear_refs').write_text('5')  # VmHWM = VmRSS
+  base = bench_memory.in_use() - weights
+  bench_memory.forget_peak()
   tokens_of(engine.sample(params, bench.w1(), PAPER, seed=0))
-  return (resident('VmHWM') - base) / sum(engine.programs.num_bytes().values())
+  return (bench_memory.peak() - base) / sum(
+    engine.programs.num_bytes().values()
+  )
 
 
 def million_growth_mib() -> float:
@@ -267,9 +260,9 @@ def million_growth_mib() -> float:
   for _ in engine.sample(params, requests, PAPER, seed=0):
     count += 1
     if count == 10_000:
-      early = resident('VmRSS')
+      early = bench_memory.in_use()
   assert count == 1_000_000
-  return (resident('VmRSS') - early) / 2**20
+  return (bench_memory.in_use() - early) / 2**20
 
 
 def first_sample(bench: Bench) -> None:

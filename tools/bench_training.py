@@ -2,17 +2,19 @@
 """How fast a train step is: one JSON line per figure.
 
   python tools/bench_training.py [--figures=train_tokens_per_s,...]
-    [--dtype=auto] [--rows=2] [--shots=316] [--answer=50] [--remat=dots]
-    [--peer_python=python3]
+    [--model=smollm2_135m] [--dtype=auto] [--rows=2] [--row_len=1024]
+    [--shots=316] [--answer=50] [--remat=dots] [--attention=auto]
+    [--loss_chunk=0] [--no_scan] [--peer_python=python3]
 
-SmolLM2-135M's shape, random weights, the step that `Trainer` makes with AdamW
-and clipping as gin/runs/em.gin has them, on rows of 1024 tokens (two, as in
-math.gin) packed from examples, by seed: 316 tokens of shots that all share and
+SmolLM2-135M's shape (or, with --model=llama3_1b, that of Llama-3.2-1B), random
+weights, the step that `Trainer` makes with AdamW and clipping as
+gin/runs/em.gin has them, on rows of 1024 tokens (two, as in math.gin) packed from examples, by seed: 316 tokens of shots that all share and
 questions of 60 to 140 (log-normal, median 75, sigma 0.2), as a run of code.gin
 selected them; 1 to 10 answers each (uniform) of 8 to 300 tokens (log-normal,
 median 50, sigma 0.7: between what code.gin and 8-shot GSM8K selected), which
 the loss is of. --shots and --answer are for others: the longer the answers, the
-less there is to share. One batch is timed: best of 2 steps, compiling excluded.
+less there is to share. One batch is timed: best of 2 steps (5 on a GPU or TPU),
+compiling excluded.
 Tokens are those of the examples, without padding, each prompt counted with each
 of its answers: what training without shared prefixes has to read.
 
@@ -25,8 +27,9 @@ of its answers: what training without shared prefixes has to read.
                               torch's AdamW, padded, in the faster of its
                               dtypes (needs the extra [parity])
   train_over_torch_unshared   its examples per row as with share_prefixes off
-  train_peak_over_computed    resident bytes at their peak over weights,
-                              moments, gradients, activations and logits
+  train_peak_over_computed    resident bytes (on a GPU or TPU: the device's) at
+                              their peak over weights, moments, gradients,
+                              activations and logits
 
 FLOPs of the matmuls: 6 per weight of a layer and token of a row; 12 * T / 2 *
 H * head_dim per token and layer for attention, of which only the causal half
@@ -36,6 +39,7 @@ a second time in the backward pass is not counted. No TensorFlow is loaded.
 
 import argparse
 from collections.abc import Callable
+import dataclasses
 import functools
 import gc
 import json
@@ -49,29 +53,21 @@ from typing import Any
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
+import bench_memory
+import bench_shapes
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
 from restem_jax.em import hardware, policy as policy_lib
-from restem_jax.models.config import ModelConfig
 from restem_jax.models.transformer import Model
 from restem_jax.records import Example
-from restem_jax.training import optimizers, step as step_lib
+from restem_jax.training import losses, optimizers, step as step_lib
 from restem_jax.training.trainer import Trainer
 
 TOOLS = pathlib.Path(__file__).resolve().parent
-SMOLLM2 = ModelConfig(
-  vocab_size=49152,
-  num_layers=30,
-  embed_dim=576,
-  mlp_dim=1536,
-  num_heads=9,
-  num_kv_heads=3,
-  head_dim=64,
-)
-PROBLEMS, ROW, CHUNK = 64, 1024, 256
+PROBLEMS = 64
 
 
 def selection(num_shots: int, answer: int) -> list[Example]:
@@ -79,7 +75,7 @@ def selection(num_shots: int, answer: int) -> list[Example]:
   rng = np.random.default_rng(0)
 
   def draw(n: int) -> tuple[int, ...]:
-    return tuple(rng.integers(1, SMOLLM2.vocab_size, n).tolist())
+    return tuple(rng.integers(1, bench_shapes.SMOLLM2.vocab_size, n).tolist())
 
   def length(median: int, sigma: float, low: int, high: int) -> int:
     return int(np.clip(rng.lognormal(np.log(median), sigma), low, high))
@@ -103,11 +99,18 @@ class Bench:
   """What the figures share: a model, a trainer, batches."""
 
   def __init__(self, args: argparse.Namespace):
-    self.model = Model(SMOLLM2, policy_lib.compute_dtype(args.dtype))
+    self.model = Model(
+      bench_shapes.MODELS[args.model], policy_lib.compute_dtype(args.dtype)
+    )
+    self.row_len = args.row_len
+    self.chunk = args.loss_chunk or losses.default_chunk(jax.default_backend())
     self.trainer = Trainer(
-      row_len=ROW,
+      row_len=args.row_len,
       batch_size=args.rows,
       remat=args.remat,
+      attention=args.attention,
+      loss_chunk=args.loss_chunk or None,
+      scan_layers=not args.no_scan,
       optimizer=functools.partial(
         optax.adamw, weight_decay=0.0, mask=optimizers.matrices
       ),
@@ -118,40 +121,34 @@ class Bench:
   def batch(self, share: bool) -> tuple[dict[str, Any], list[Example]]:
     """The first batch of an epoch, and whose tokens it has."""
     trainer = self.trainer
-    feed = Trainer(
-      row_len=ROW, batch_size=trainer.batch_size, share_prefixes=share
-    ).feed(self.examples, 1)
+    trainer = dataclasses.replace(trainer, share_prefixes=share)
+    feed = trainer.feed(self.examples, 1)
     batch = dict(next(feed.epoch(0)))
     used = np.unique(batch.pop('index'))
     return batch, [self.examples[i] for i in used if i >= 0]
 
   def state(self) -> step_lib.State:
-    rng = np.random.default_rng(0)
-    params = jax.tree.map(
-      lambda s: jnp.asarray(0.02 * rng.standard_normal(s.shape, np.float32)),
-      self.model.abstract_params(),
-    )
+    params = jax.jit(self.model.init)(jax.random.key(0))
     return step_lib.init_state(self.model, self.optimizer, params)
 
   def compiled(self, state: step_lib.State, batch: dict[str, Any]):
-    step = step_lib.make_train_step(
-      self.model, self.optimizer, remat=self.trainer.remat
-    )
-    return step.lower(state, batch).compile()  # pyright: ignore[reportFunctionMemberAccess]
+    step: Any = self.trainer.make_step(self.model, self.optimizer, self.row_len)
+    return step.lower(state, batch).compile()
 
   @functools.cached_property
   def seconds(self) -> dict[bool, float]:
-    """Of a step, with shared prefixes and without: best of 2."""
+    """Of a step, with shared prefixes and without: the best."""
     state, seconds = self.state(), {}
     step = self.compiled(state, self.batch(True)[0])
+    count = 2 if jax.default_backend() == 'cpu' else 5
     for share in (True, False):
       batch, times = self.batch(share)[0], []
-      for _ in range(3 if share else 2):  # the first one touches new memory
+      for _ in range(count + share):  # the first one touches new memory
         start = time.perf_counter()
         state, metrics = step(state, batch)
         assert np.isfinite(float(metrics['loss']))
         times.append(time.perf_counter() - start)
-      seconds[share] = min(times[-2:])
+      seconds[share] = min(times[-count:])
     return seconds
 
   @functools.cached_property
@@ -187,7 +184,7 @@ def matmuls(bench: Bench):
   """(how often, FLOPs, function, operands) of each product of a step."""
   c, dtype = bench.model.config, bench.model.dtype
   f32, n = jnp.float32, c.num_layers
-  rows = bench.trainer.batch_size * ROW
+  rows = bench.trainer.batch_size * bench.row_len
   heads, kv = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
   weights = [(c.embed_dim, heads, 1), (c.embed_dim, kv, 2)]
   weights += [(heads, c.embed_dim, 1), (c.embed_dim, c.mlp_dim, 2)]
@@ -201,11 +198,14 @@ def matmuls(bench: Bench):
   # Attention is f32 on CPUs. The product of all pairs is timed, half of it
   # counts.
   wide = f32 if jax.default_backend() == 'cpu' else dtype
-  lead, group = (bench.trainer.batch_size, c.num_kv_heads), ROW * heads // kv
+  lead, group = (
+    (bench.trainer.batch_size, c.num_kv_heads),
+    bench.row_len * heads // kv,
+  )
   q = ((*lead, group, c.head_dim), wide)
-  k = ((*lead, ROW, c.head_dim), wide)
-  pairs = ((*lead, group, ROW), wide)
-  size = 2.0 * rows * ROW * heads
+  k = ((*lead, bench.row_len, c.head_dim), wide)
+  pairs = ((*lead, group, bench.row_len), wide)
+  size = 2.0 * rows * bench.row_len * heads
   for formula, operands in (
     ('bkmh,bksh->bkms', (q, k)),  # logits; gradient of the weights
     ('bkms,bksh->bkmh', (pairs, k)),  # values; gradient of queries
@@ -213,7 +213,7 @@ def matmuls(bench: Bench):
   ):
     yield 2 * n / 2, size, functools.partial(jnp.einsum, formula), operands
   targets = int((bench.batch(True)[0]['weights'] > 0).sum())
-  t, d, v = CHUNK, c.embed_dim, c.vocab_size
+  t, d, v = bench.chunk, c.embed_dim, c.vocab_size
   size, chunks = 2.0 * t * d * v, targets / t
   to_f32 = functools.partial(jnp.matmul, preferred_element_type=f32)
   for m, k, last in ((t, d, v), (t, v, d), (v, t, d)):
@@ -236,14 +236,6 @@ def over_torch(bench: Bench, python: str) -> float:
   return row['seconds']
 
 
-def resident(field: str) -> int:
-  """Bytes: VmRSS, or VmHWM, its peak."""
-  for line in pathlib.Path('/proc/self/status').read_text().splitlines():
-    if line.startswith(field + ':'):
-      return int(line.split()[1]) * 1024
-  raise ValueError(f'no {field} here')
-
-
 def computed_bytes(bench: Bench) -> dict[str, float]:
   """What a step needs.
 
@@ -254,7 +246,7 @@ def computed_bytes(bench: Bench) -> dict[str, float]:
   """
   c, dtype = bench.model.config, bench.model.dtype
   num_bytes = jnp.dtype(dtype).itemsize
-  rows = bench.trainer.batch_size * ROW
+  rows = bench.trainer.batch_size * bench.row_len
   heads, kv = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
   kept = 2 * c.embed_dim + 2 * heads + 2 * kv + 2 * c.mlp_dim
   per_token = num_bytes * kept + 4 * c.num_heads
@@ -263,7 +255,7 @@ def computed_bytes(bench: Bench) -> dict[str, float]:
     'optimizer': 8.0 * c.num_params,
     'gradients': 4.0 * c.num_params,
     'activations': rows * per_token * (c.num_layers + 2),
-    'logits': 2 * 4.0 * CHUNK * c.vocab_size,  # and their gradient
+    'logits': 2 * 4.0 * bench.chunk * c.vocab_size,  # and their gradient
   }
 
 
@@ -274,22 +266,25 @@ def peak_over_computed(bench: Bench) -> float:
   step = bench.compiled(state, batch)
   held = sum(x.nbytes for x in jax.tree.leaves(state))
   gc.collect()
-  base = resident('VmRSS') - held
-  pathlib.Path('/proc/self/clear_refs').write_text('5')  # VmHWM = VmRSS
+  base = bench_memory.in_use() - held
+  bench_memory.forget_peak()
   for _ in range(2):
     state, metrics = step(state, batch)
     jax.block_until_ready(metrics)
   needed = computed_bytes(bench)
-  peak = resident('VmHWM') - base
+  peak = bench_memory.peak() - base
   print(json.dumps({'peak': peak} | needed), file=sys.stderr)
   return peak / sum(needed.values())
 
 
 def in_process(args: argparse.Namespace) -> float:
   """The memory figure, in a process of its own."""
-  command = [sys.executable, __file__, '--child', f'--dtype={args.dtype}']
-  command += [f'--rows={args.rows}', f'--remat={args.remat}']
-  command += [f'--shots={args.shots}', f'--answer={args.answer}']
+  command = [sys.executable, __file__, '--child']
+  for name in ('model', 'dtype', 'rows', 'row_len', 'shots', 'answer', 'remat'):
+    command.append(f'--{name}={getattr(args, name)}')
+  command += [f'--attention={args.attention}']
+  command += [f'--loss_chunk={args.loss_chunk}']
+  command += ['--no_scan'] if args.no_scan else []
   out = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
   return float(out.stdout)
 
@@ -309,11 +304,18 @@ def main() -> None:
   """The command line."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--figures', default=','.join(UNITS))
+  parser.add_argument(
+    '--model', default='smollm2_135m', choices=bench_shapes.MODELS
+  )
   parser.add_argument('--dtype', default='auto')
   parser.add_argument('--rows', type=int, default=2)
+  parser.add_argument('--row_len', type=int, default=1024)
   parser.add_argument('--shots', type=int, default=316)
   parser.add_argument('--answer', type=int, default=50)
   parser.add_argument('--remat', default='dots')
+  parser.add_argument('--attention', default='auto')
+  parser.add_argument('--loss_chunk', type=int, default=0)
+  parser.add_argument('--no_scan', action='store_true')
   parser.add_argument('--peer_python', default=sys.executable)
   parser.add_argument('--child', action='store_true', help=argparse.SUPPRESS)
   args = parser.parse_args()
@@ -332,8 +334,8 @@ def main() -> None:
       'figure': figure,
       'value': None if value is None else round(value, 3),
       'unit': UNITS[figure],
-      'workload': f'SmolLM2-135M shape, random weights, {args.rows} rows of '
-      f'{ROW}, {args.shots} of shots, answers of {args.answer}, remat {args.remat}, '
+      'workload': f'{args.model}, random weights, {args.rows} rows of '
+      f'{args.row_len}, {args.shots} of shots, answers of {args.answer}, remat {args.remat}, '
       f'{policy_lib.compute_dtype(args.dtype)}',
       'machine': f'{platform.machine()}, {os.cpu_count()} cores, '
       f'{jax.default_backend()}, jax {jax.__version__}',

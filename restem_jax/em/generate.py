@@ -47,8 +47,8 @@ class Sampling:
     prefill_tokens: prompt tokens per prefill call.
     kv_dtype: of the cache: 'auto' is the compute dtype; 'int8' takes a half
       or a quarter of the memory and changes samples a little.
-    attention: of prompts: 'xla', or 'cudnn' on GPUs (bfloat16). Decoding is
-      XLA's anyway.
+    attention: of prompts: 'xla', or 'cudnn' on GPUs (bfloat16).
+    decode_attention: 'auto', 'xla' or 'triton' (`kernels.choose_decoding`).
     problems_per_shard: the work that a kill can lose, in problems.
   """
 
@@ -59,12 +59,13 @@ class Sampling:
   prefill_tokens: int = 512
   kv_dtype: str = 'auto'
   attention: str = 'xla'
+  decode_attention: str = 'auto'
   problems_per_shard: int = 32
 
   def __post_init__(self):
     for field in dataclasses.fields(self):
       value = getattr(self, field.name)
-      if field.name in ('policy', 'kv_dtype', 'attention'):
+      if field.name in ('policy', 'kv_dtype', 'attention', 'decode_attention'):
         continue
       if not isinstance(value, int) or value < 1:
         raise ValueError(f'Sampling.{field.name}={value!r}; write 1 or more')
@@ -74,11 +75,14 @@ class Sampling:
         f'{", ".join(KV_DTYPES)}'
       )
 
-    if self.attention not in kernels.PREFILL_CHOICES:
-      raise ValueError(
-        f'Sampling.attention={self.attention!r}; write one of '
-        f'{", ".join(kernels.PREFILL_CHOICES)}'
-      )
+    for name, choices in (
+      ('attention', kernels.PREFILL_CHOICES),
+      ('decode_attention', kernels.DECODING_CHOICES),
+    ):
+      if (value := getattr(self, name)) not in choices:
+        raise ValueError(
+          f'Sampling.{name}={value!r}; write one of {", ".join(choices)}'
+        )
 
   def kv(self) -> str | None:
     """`kv_dtype` as the engine takes it."""
@@ -117,13 +121,20 @@ class Sampler:
         f'Sampling.num_slots={sampling.num_slots} must be a multiple of '
         f'{parts}, the data x fsdp devices of the mesh'
       )
+    platform = partitioning.platform(mesh)
     try:
       self._attention = kernels.choose(
         sampling.attention,
-        platform=partitioning.platform(mesh),
+        platform=platform,
         config=model.config,
         dtype=model.dtype,
         row_len=task.max_prompt_len,
+      )
+      self._decoding = kernels.choose_decoding(
+        sampling.decode_attention,
+        platform=platform,
+        dtype=model.dtype,
+        kv_dtype=sampling.kv() or model.dtype,
       )
     except ValueError as e:
       raise ValueError(f'Sampling.{e}') from None
@@ -180,6 +191,7 @@ class Sampler:
       prefill_tokens=self.sampling.prefill_tokens,
       kv_dtype=self.sampling.kv(),
       prefill_attention=self._attention,
+      decode_attention=self._decoding,
       mesh=self.mesh,
     )
 

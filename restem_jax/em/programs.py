@@ -62,17 +62,8 @@ def train(model: Model, trainer: Trainer, row_len: int, mesh: Mesh) -> Program:
     )
     for name in ('tokens', 'positions', 'seen_until', 'weights')
   }
-  step = step_lib.make_train_step(
-    model,
-    optimizer,
-    num_microbatches=trainer.num_microbatches,
-    remat=trainer.remat,
-    lora=lora,
-    implementation=trainer.implementation(model, row_len, mesh),
-    compiler_options=trainer.compiler_options,
-  )
-  with jax.set_mesh(mesh):
-    lowered = step.lower(state, batch)  # pyright: ignore[reportFunctionMemberAccess]
+  step: Any = trainer.make_step(model, optimizer, row_len, mesh)
+  lowered = step.lower(state, batch)
   trained = bytes_per_device(state.params)
   held = {'optimizer': bytes_per_device(state.opt_state)}
   flops = 3 * forward_flops(model.config, *shape)

@@ -6,15 +6,18 @@ and what the caller's `store` keeps of the fresh keys and values. What is
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TYPE_CHECKING
 
 from flax import nnx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from restem_jax.models import blockwise, kernels, layers, remat
-from restem_jax.models.cache import KV
+from restem_jax.models.cache import KV, Span
 from restem_jax.models.config import ModelConfig
+
+if TYPE_CHECKING:
+  from restem_jax.models import decoding
 
 Whole = blockwise.Causal | kernels.Kernel
 
@@ -24,11 +27,12 @@ class Part(NamedTuple):
 
   A part with one row is shared by all rows of queries and attended as one
   matrix per kv head. The one part of a whole sequence may have its mask as an
-  implementation of attention wants it (`kernels.prepare`).
+  implementation of attention wants it (`kernels.prepare`), and a part of one
+  query per row a span.
   """
 
   kv: KV
-  mask: Bool[Array, 'B T S'] | Whole  # leading axes may be 1
+  mask: Bool[Array, 'B T S'] | Whole | Span  # leading axes may be 1
 
 
 def fresh_mask(
@@ -93,9 +97,15 @@ def attend(
   if isinstance(whole := parts[0].mask, Whole):
     (part,) = parts
     return whole.attend(q, part.kv, scale, softcap)
+  sums = [
+    _of_span(q, part.kv, part.mask, scale, softcap)
+    for part in parts
+    if isinstance(part.mask, Span)
+  ]
+  parts = [part for part in parts if not isinstance(part.mask, Span)]
   logits = []
   for kv, mask in parts:
-    assert not isinstance(mask, Whole)
+    assert not isinstance(mask, Whole | Span)
     x = _logits(q, kv)
     if kv.k_scale is not None:
       x = x * _per_key(kv.k_scale)
@@ -105,6 +115,12 @@ def attend(
   for x, part in zip(logits, parts, strict=True):
     top = jnp.maximum(top, _rows_first(x.max(-1), part.kv))
   total, out = jnp.float32(0), jnp.float32(0)
+  for each in sums:
+    top = jnp.maximum(top, each.top[..., None])
+  for each in sums:
+    share = jnp.exp(each.top[..., None] - top)
+    total += each.total[..., None] * share
+    out += each.out[..., None, :] * share[..., None]
   for x, part in zip(logits, parts, strict=True):
     weights = jnp.exp(x - _rows_first(top, part.kv)[..., None])
     total += _rows_first(weights.sum(-1), part.kv)
@@ -112,6 +128,12 @@ def attend(
       weights = weights * _per_key(part.kv.v_scale)
     out += _rows_first(_values(weights.astype(q.dtype), part.kv), part.kv)
   return (out / jnp.maximum(total, 1e-30)[..., None]).astype(q.dtype)
+
+
+def _of_span(q, kv: KV, span: Span, scale, softcap) -> 'decoding.Sums':
+  from restem_jax.models import decoding  # loads Pallas
+
+  return decoding.attend(q[..., 0, :], kv, span, scale, softcap)
 
 
 def _is_shared(kv: KV) -> bool:

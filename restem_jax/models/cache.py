@@ -37,6 +37,13 @@ class Context(NamedTuple):
   seen: Bool[Array, '#B S']
 
 
+class Span(NamedTuple):
+  """Which keys each row sees: those from `start` to before `stop`."""
+
+  start: Int[Array, ' B']
+  stop: Int[Array, ' B']
+
+
 class Cache(NamedTuple):
   """What the slots hold: tokens at positions start..start + length - 1."""
 
@@ -133,6 +140,40 @@ def views(
     out.append((cache.start[:, None] + at, at <= cache.length[:, None]))
     offset += size
   return out
+
+
+def spans(cache: Cache, num_segments: int, window: int) -> list[Span]:
+  """What the token being appended sees of each segment.
+
+  Args:
+    cache: before the token is appended.
+    num_segments: as `views`.
+    window: how many tokens see one, itself included; 0: all.
+  """
+  out, offset = [], 0
+  first = cache.length + 1 - window if window else jnp.zeros_like(cache.length)
+  for size in _lens(cache)[:num_segments]:
+    cut = lambda x, at=offset, size=size: jnp.clip(x - at, 0, size)
+    out.append(Span(cut(first), cut(cache.length + 1)))
+    offset += size
+  return out
+
+
+def context_span(
+  context: Context, positions: Int[Array, ' B'], window: int
+) -> Span:
+  """What tokens at `positions` see of a context, one stretch for each row.
+
+  Args:
+    context: what is seen of it lies side by side.
+    positions: of the rows' tokens.
+    window: as in `spans`.
+  """
+  start = jnp.argmax(context.seen, -1).astype(jnp.int32)
+  stop = start + context.seen.sum(-1, dtype=jnp.int32)
+  if window:
+    start = jnp.minimum(start + jnp.maximum(positions + 1 - window, 0), stop)
+  return Span(start, stop)
 
 
 def insert(

@@ -8,7 +8,9 @@ name; the mask as it wants it. What is *not* here: what XLA compiles
 import abc
 from collections.abc import Callable
 import dataclasses
+import importlib.util
 import logging
+import re
 from typing import Any
 
 import jax
@@ -16,12 +18,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from restem_jax import partitioning
-from restem_jax.models import blockwise, remat
+from restem_jax.models import blockwise
 from restem_jax.models.cache import KV
 from restem_jax.models.config import ModelConfig
 
 CHOICES = ('auto', 'xla', 'splash', 'cudnn')
 PREFILL_CHOICES = ('xla', 'cudnn')
+DECODING_CHOICES = ('auto', 'xla', 'triton')
 _LANES = 128  # of a TPU
 _log = logging.getLogger(__name__)
 
@@ -37,8 +40,8 @@ def choose(
 ) -> str:
   """The implementation that `prepare` takes, of what a recipe says.
 
-  `auto` takes splash on TPUs, for rows that it can cut into blocks, and xla
-  elsewhere. Also on GPUs: cudnn has to be asked for.
+  `auto` takes splash on TPUs, for rows that it can cut into blocks, cudnn on
+  NVIDIA's GPUs where it can attend like this, and xla elsewhere.
 
   Args:
     choice: one of CHOICES.
@@ -54,17 +57,17 @@ def choose(
     ValueError: the platform, the architecture or the rows forbid the choice.
   """
   check(choice)
-  if choice == 'xla' or (choice == 'auto' and platform != 'tpu'):
+  if choice == 'xla' or (choice == 'auto' and platform == 'cpu'):
     return 'xla'
   refused = lambda why: ValueError(f'attention={choice!r} {why}; leave it out')
-  if choice == 'cudnn':
-    if platform != 'gpu':
-      raise refused(f'runs on GPUs, not on a {platform}')
-    if config.attention_softcap is not None:
-      raise refused('has no soft cap')
-    if jnp.dtype(dtype) == jnp.float32:
-      raise refused('computes in bfloat16 only')
-    return 'cudnn'
+  if choice == 'cudnn' or (choice == 'auto' and platform == 'gpu'):
+    if (why := _no_cudnn(platform, config, dtype)) is None:
+      _log.info('attention: cudnn')
+      return 'cudnn'
+    if choice == 'cudnn':
+      raise refused(why)
+    _log.info('attention: plain; cudnn %s', why)
+    return 'xla'
   if platform not in ('tpu', 'cpu'):
     raise refused(f'runs on TPUs, not on a {platform}')
   if row_len % _LANES:
@@ -78,6 +81,74 @@ def choose(
     return 'splash_interpreted'
   _log.info('attention: splash')
   return 'splash'
+
+
+def choose_decoding(
+  choice: str, *, platform: str, dtype: Any, kv_dtype: Any
+) -> str:
+  """The implementation of decoding that `Model.extend` takes.
+
+  `auto` takes triton (`decoding`) on NVIDIA's GPUs where it can attend like
+  this, and xla elsewhere.
+
+  Args:
+    choice: one of DECODING_CHOICES.
+    platform: as in `choose`.
+    dtype: compute dtype.
+    kv_dtype: of the cache.
+
+  Returns:
+    xla or triton, which a CPU interprets: slow, for tests.
+
+  Raises:
+    ValueError: the platform or the dtypes forbid the choice.
+  """
+  if choice == 'xla' or (choice == 'auto' and platform != 'gpu'):
+    return 'xla'
+  why = None
+  if platform == 'tpu':
+    why = 'runs on GPUs, not on a tpu'
+  elif jnp.dtype(kv_dtype) != jnp.dtype(dtype):
+    why = f'has no cache of {jnp.dtype(kv_dtype)} for {jnp.dtype(dtype)}'
+  elif platform == 'gpu':
+    why = _too_old()
+    if jnp.dtype(dtype) == jnp.float32:
+      why = 'computes in bfloat16 only'
+  if importlib.util.find_spec('jax.experimental.pallas.triton') is None:
+    why = f'needs a backend that jax {jax.__version__} no longer has'
+  if why is None:
+    _log.info('decoding: triton')
+    return 'triton'
+  if choice == 'triton':
+    raise ValueError(f"decode_attention='triton' {why}; leave it out")
+  _log.info('decoding: plain; triton %s', why)
+  return 'xla'
+
+
+def _no_cudnn(platform: str, config: ModelConfig, dtype: Any) -> str | None:
+  """Why its flash attention can't be; None: it can."""
+  if platform != 'gpu':
+    return f'runs on GPUs, not on a {platform}'
+  if config.attention_softcap is not None:
+    return 'has no soft cap'
+  if jnp.dtype(dtype) == jnp.float32:
+    return 'computes in bfloat16 only'
+  if config.head_dim > 128 or config.head_dim % 8:
+    return f'has no heads of {config.head_dim} dimensions'
+  return _too_old()
+
+
+def _too_old() -> str | None:
+  """Of kernels that want an Ampere GPU or a later one."""
+  found = _compute_capability()
+  if not re.fullmatch(r'\d+\.\d+', found) or float(found) < 8:
+    return f'needs compute capability 8.0, this GPU has {found}'
+  return None
+
+
+def _compute_capability() -> str:
+  """Of the first local device: '9.0'; no number on others than NVIDIA's."""
+  return str(getattr(jax.local_devices()[0], 'compute_capability', None))
 
 
 class Kernel(abc.ABC):
@@ -102,8 +173,9 @@ def prepare(
   Args:
     implementation: as `choose` gives it, or cudnn_interpreted: what takes
       cudnn's arguments on a CPU, for tests.
-    mask: which tokens see which; each sees at least itself. Of all rows, but
-      for xla. S is T, but for cudnn.
+    mask: which tokens see which; each sees at least itself, and none a later
+      one. Of all rows, but for xla. S is T, but for cudnn, where queries that
+      have more keys are the last ones.
   """
   if implementation == 'xla':
     return blockwise.Causal(mask)
@@ -139,11 +211,13 @@ class Cudnn(Kernel):
       out = jax.nn.dot_product_attention(
         *(x.swapaxes(1, 2) for x in (heads, k, v)),
         mask=mask[:, None],
+        # Which keys of a whole sequence no query needs, the kernel knows by
+        # this alone: of a mask it computes all blocks.
+        is_causal=mask.shape[-2] == mask.shape[-1],
         scale=scale,
         implementation=self.implementation,
       )
-      out = out.swapaxes(1, 2).reshape(q.shape)
-      return remat.named(out, remat.ATTENTION)
+      return out.swapaxes(1, 2).reshape(q.shape)  # kept by `remat` unnamed
 
     return on_mesh(local, 1)(self.mask, q, kv.k, kv.v)
 

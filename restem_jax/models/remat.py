@@ -18,10 +18,26 @@ RESIDUAL = 'residual'  # activations between attention and MLP: D
 MLP = 'mlp'  # gate and up: 2 F
 NAMES = (QKV, ATTENTION, RESIDUAL, MLP)
 
+
+def _keep(*names: str) -> Callable[..., bool]:
+  """A policy that keeps what has these names.
+
+  JAX's cudnn gives its kernel's results no name, and the layer can't name the
+  log-sums among them. Without these the backward pass runs it once more.
+  """
+  named_so = jax.checkpoint_policies.save_only_these_names(*names)
+
+  def keep(primitive: Any, *args: Any, **params: Any) -> bool:
+    if primitive.name.startswith('dot_product_attention_fwd'):
+      return ATTENTION in names
+    return named_so(primitive, *args, **params)
+
+  return keep
+
+
 _POLICIES = {
   'dots': jax.checkpoint_policies.save_from_both_policies(
-    jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    jax.checkpoint_policies.save_only_these_names(ATTENTION),
+    jax.checkpoint_policies.dots_with_no_batch_dims_saveable, _keep(ATTENTION)
   ),
   'full': jax.checkpoint_policies.nothing_saveable,
 }
@@ -50,5 +66,5 @@ def checkpointed(fn: Callable[..., Any], remat: str) -> Callable[..., Any]:
   policy = _POLICIES.get(remat)
   if policy is None:
     names = (name.strip() for name in remat.split(','))
-    policy = jax.checkpoint_policies.save_only_these_names(*names)
+    policy = _keep(*names)
   return jax.checkpoint(fn, policy=policy)

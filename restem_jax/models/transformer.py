@@ -113,6 +113,7 @@ class Transformer(nnx.Module):
     dtype,
     remat,
     implementation,
+    scan_layers,
   ):
     """See `Model.hidden`."""
     c = self.config
@@ -143,7 +144,8 @@ class Transformer(nnx.Module):
 
     layer = remat_lib.checkpointed(layer, remat)
     x = self.embedded(tokens, dtype)
-    x, _ = jax.lax.scan(layer, x, (state, jnp.asarray(windows, jnp.int32)))
+    scanned = state, jnp.asarray(windows, jnp.int32)
+    x, _ = jax.lax.scan(layer, x, scanned, unroll=not scan_layers)
     return layers.rms_norm(x, self.final_norm[...], c.norm_eps)
 
   def extend(
@@ -162,20 +164,29 @@ class Transformer(nnx.Module):
     angles, local_angles = self.angles(positions)
     graphdef, _ = nnx.split(self.layers)
     used, length = (), None  # of the cache
-    if cache is None:
-      fresh = attention.fresh_mask(tokens.shape[1], segment_ids)
-      own = [(positions, fresh)]
-    else:
+    if cache is not None:
       used, length = cache.segments[:num_segments], cache.length
-      own = [
-        (at, seen[:, None]) for at, seen in cache_lib.views(cache, num_segments)
-      ]
 
     def mask(at, seen, window):
       """[B, T, S] of keys at positions `at`."""
       if not window:
         return seen
       return seen & (positions[:, :, None] - at[:, None] < window)
+
+    def seen_of(context, window):
+      if cache is None or implementation == 'xla':
+        return mask(context.positions, context.seen[:, None], window)
+      return cache_lib.context_span(context, positions[:, 0], window)
+
+    def own_masks(window):
+      """Of fresh tokens, or of the cache's segments."""
+      if cache is None:
+        fresh = attention.fresh_mask(tokens.shape[1], segment_ids)
+        return [mask(positions, fresh, window)]
+      if implementation == 'xla':
+        views = cache_lib.views(cache, num_segments)
+        return [mask(at, seen[:, None], window) for at, seen in views]
+      return cache_lib.spans(cache, num_segments, window)
 
     # Or XLA computes the sines again in every layer.
     angles, local_angles = jax.lax.optimization_barrier((angles, local_angles))
@@ -189,7 +200,7 @@ class Transformer(nnx.Module):
         if cache is not None:
           new = cache_lib.append(segments, length, kv.k, kv.v)
         parts = [*context, *map(attention.Part, new, masks)]
-        if implementation != 'xla':
+        if cache is None and implementation != 'xla':
           parts = [attention.joined(parts, implementation)]
         return parts, new
 
@@ -197,11 +208,8 @@ class Transformer(nnx.Module):
 
     x, kept = self.embedded(tokens, dtype), []
     windows = c.layer_windows()
-    own = {w: [mask(at, seen, w) for at, seen in own] for w in set(windows)}
-    earlier = {
-      w: [mask(each.positions, each.seen[:, None], w) for each in contexts]
-      for w in set(windows)
-    }
+    own = {w: own_masks(w) for w in set(windows)}
+    earlier = {w: [seen_of(each, w) for each in contexts] for w in set(windows)}
     for i, (state, window) in enumerate(zip(states, windows, strict=True)):
       kvs = [context.layers[i] for context in contexts]
       context = [*map(attention.Part, kvs, earlier[window])]
@@ -218,18 +226,9 @@ class Transformer(nnx.Module):
 
   def logits(self, hidden: Array) -> Array:
     """See `Model.logits`."""
-    if self.config.tied_embeddings:
-      table = self.embed.table[...].astype(hidden.dtype)
-      out = jnp.einsum(
-        '...d,vd->...v', hidden, table, preferred_element_type=jnp.float32
-      )
-    else:
-      out = jnp.einsum(
-        '...d,dv->...v',
-        hidden,
-        self.head[...].astype(hidden.dtype),
-        preferred_element_type=jnp.float32,
-      )
+    tied = self.config.tied_embeddings
+    head = (self.embed.table if tied else self.head)[...].astype(hidden.dtype)
+    out: Any = layers.unembed(hidden, head, 'vd' if tied else 'dv')
     return layers.soft_cap(out, self.config.logit_softcap)
 
 
@@ -313,6 +312,7 @@ class Model:
     seen_until: Int[Array, 'B T'] | None = None,
     remat: str = 'none',
     implementation: str = 'xla',
+    scan_layers: bool = True,
   ) -> Float[Array, 'B T D']:
     """Hidden states of whole sequences, in the compute dtype.
 
@@ -325,6 +325,7 @@ class Model:
         (packed examples); all later ones do by default.
       remat: what the backward pass may keep (`remat`).
       implementation: of attention, as `kernels.choose` gives it.
+      scan_layers: False makes each layer a program of its own.
     """
     positions = _default_positions(tokens, positions)
     return self._module(params).hidden(
@@ -334,6 +335,7 @@ class Model:
       self.dtype,
       remat,
       implementation,
+      scan_layers,
     )
 
   def extend(
@@ -359,7 +361,8 @@ class Model:
       cache: T is 1 and the fresh token is appended to each row. Lengths stay:
         the caller knows which rows are active.
       num_segments: of the cache that are in use; all by default.
-      implementation: of attention without a cache: xla or cudnn.
+      implementation: of attention, as `kernels.choose` (without a cache) or
+        `kernels.choose_decoding` gives it.
 
     Returns:
       Hidden states after the final norm in the compute dtype; the fresh

@@ -121,7 +121,7 @@ class Engine:
         that it begins with, and none is an empty one.
       mesh: slots go over `data` and `fsdp`, kv heads over `tensor`.
       **shape: `programs.Shape`: num_slots, steps_per_call, prefill_tokens,
-        segment_len, kv_dtype, prefill_attention.
+        segment_len, kv_dtype, prefill_attention, decode_attention.
 
     Raises:
       ValueError: a prefix is empty, or the slots don't divide by the mesh.

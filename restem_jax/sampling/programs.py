@@ -56,7 +56,8 @@ class Shape:
       prefilled that many together.
     segment_len: tokens of the cache's first segment (`cache.segment_lens`).
     kv_dtype: of the cache: None for the model's, or e.g. int8.
-    prefill_attention: its implementation: xla or cudnn.
+    prefill_attention: its implementation, of `kernels.choose`.
+    decode_attention: of `kernels.choose_decoding`.
   """
 
   max_prompt_len: int
@@ -68,6 +69,7 @@ class Shape:
   segment_len: int = 128
   kv_dtype: Any = None
   prefill_attention: str = 'xla'
+  decode_attention: str = 'xla'
 
   @property
   def buckets(self) -> tuple[int, ...]:
@@ -79,6 +81,8 @@ class Shape:
     """Of the cache: the last token of a rollout is never fed."""
     # In steps of 32, for alignment.
     longest = -(-(self.max_prompt_len - 1 + self.max_new_tokens) // 32) * 32
+    if self.decode_attention != 'xla':
+      return (longest,)  # the kernel reads only what a row holds
     return cache.segment_lens(longest, self.segment_len)
 
   def no_fill(self) -> slots_lib.Fill:
@@ -169,7 +173,11 @@ class Programs:
     else:
       assert kind == 'decode', kind
       fn = functools.partial(
-        slots_lib.decode, model, shape.steps_per_call, size
+        slots_lib.decode,
+        model,
+        shape.steps_per_call,
+        size,
+        implementation=shape.decode_attention,
       )
       donate, axes = (1,), _SLOTS
       tail = (policies.GREEDY.scalars(), (self.stops.is_eos, self.stops.table))

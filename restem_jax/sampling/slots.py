@@ -102,6 +102,7 @@ def decode(
   prefix: Prefix | None,
   policy,
   stops,
+  implementation: str = 'xla',
 ) -> tuple[State, Int[Array, '']]:
   """Up to `num_steps` steps for all slots; ends early if none is active.
 
@@ -115,6 +116,7 @@ def decode(
     prefix: None if there is no shared one.
     policy: `Policy.scalars()`.
     stops: (is_eos, table) of `Stops`.
+    implementation: of attention, as `kernels.choose_decoding` gives it.
 
   Returns:
     The state, and how many steps were made.
@@ -133,6 +135,7 @@ def decode(
       contexts=contexts,
       cache=s.cache,
       num_segments=num_segments,
+      implementation=implementation,
     )
     keys = jax.vmap(jax.random.fold_in)(s.keys, s.count)
     logits = model.logits(params, hidden[:, 0])

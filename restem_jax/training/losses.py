@@ -16,6 +16,14 @@ from restem_jax import partitioning
 from restem_jax.models.transformer import Model, Params
 
 
+def default_chunk(platform: str) -> int:
+  """Tokens of a chunk on 'tpu', 'gpu' or 'cpu'.
+
+  GPUs read and write the whole head and its gradient for every chunk.
+  """
+  return 2048 if platform == 'gpu' else 256
+
+
 def weighted_nll(
   model: Model,
   params: Params,
@@ -23,15 +31,17 @@ def weighted_nll(
   *,
   remat: str = 'none',
   implementation: str = 'xla',
+  scan_layers: bool = True,
   chunk_size: int = 256,
 ) -> tuple[Float[Array, ''], Float[Array, '']]:
   """(sum of w * -log p(token | before), sum of w), both f32.
 
-  The vocabulary-wide logits are computed for `chunk_size` tokens at a time
-  and recomputed in the backward pass, so that `[B, T, V]` never exists. On a
-  mesh a chunk has `chunk_size` tokens for each part of the batch, and devices
-  of the `fsdp` axis split its vocabulary instead of its rows: neither the head
-  nor its gradient is ever whole on a device.
+  The vocabulary-wide logits are computed for `chunk_size` tokens at a time, and
+  their gradients at once, so that `[B, T, V]` never exists. It has gradients
+  in the parameters, none in the batch. On a mesh a chunk has `chunk_size` tokens
+  for each part of the batch, and devices of the `fsdp` axis split its vocabulary
+  instead of its rows: neither the head nor its gradient is ever whole on a
+  device.
 
   Args:
     model: its dtype is the compute dtype; log-softmax and sums are f32.
@@ -39,6 +49,7 @@ def weighted_nll(
     batch: as `batches.Feed` makes it, `[B, T]` each.
     remat: what the backward pass keeps of a layer (`models.remat`).
     implementation: of attention, as `kernels.choose` gives it.
+    scan_layers: as in `Model.hidden`.
     chunk_size: tokens whose logits a device has room for at a time.
   """
   hidden = model.hidden(
@@ -48,6 +59,7 @@ def weighted_nll(
     batch['seen_until'],
     remat=remat,
     implementation=implementation,
+    scan_layers=scan_layers,
   )
   # Token t + 1 is predicted from hidden state t. The first token that an
   # example has for itself is of its prompt, whose weight is 0, so no prediction
@@ -73,28 +85,80 @@ def weighted_nll(
   )
   b, t = order.shape
   chunks = _columns(rows, min(t, max(1, chunk_size * shards // b)))
-  params = _head_by_vocabulary(model, params)
+  tied = model.config.tied_embeddings
+  head = params['embed']['table'] if tied else params['head']
+  return _sum_of_chunks(model, head, *chunks), weight
 
-  def chunk_sum(hidden, targets, weights):
-    hidden = partitioning.constrain(hidden, ('loss_batch', 'length', 'embed'))
-    logits = model.logits(params, hidden)  # [B, width, V] f32
-    logits = partitioning.constrain(
-      logits, ('loss_batch', 'length', 'loss_vocab')
-    )
-    chosen = jnp.take_along_axis(logits, targets[..., None], -1)[..., 0]
-    nll = jax.nn.logsumexp(logits, -1) - chosen
-    return jnp.where(weights > 0, weights * nll, 0.0).sum()
 
-  # Around the condition, not inside it: what a branch keeps for the backward
-  # pass is stacked by the scan, and that would be the table once per chunk.
-  @functools.partial(jax.checkpoint, prevent_cse=False)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _sum_of_chunks(model: Model, head: Array, *chunks: Array) -> Array:
+  """Sum of weight * nll; chunks of hidden states, targets and weights."""
+  head = _by_vocabulary(model, head)
+
   def add(total, chunk):
     empty = lambda *_: jnp.float32(0)
-    used = (chunk[2] > 0).any()
-    return total + jax.lax.cond(used, chunk_sum, empty, *chunk), None
+    fn = functools.partial(_chunk_sum, model, head)
+    return total + _if_used(fn, empty, chunk), None
 
-  total, _ = jax.lax.scan(add, jnp.float32(0), chunks)
-  return total, weight
+  return jax.lax.scan(add, jnp.float32(0), chunks)[0]
+
+
+def _with_gradients(model: Model, head: Array, *chunks: Array):
+  """The sum, and what the backward pass multiplies: its gradients.
+
+  Computed here, while a chunk's logits are there, they take three products
+  with the head; a backward pass with its own logits takes four.
+  """
+  local = _by_vocabulary(model, head)
+
+  def gradients(*chunk):
+    fn = functools.partial(_chunk_sum, model)
+    value, backward = jax.vjp(fn, local, *chunk)
+    d_head, d_hidden = backward(jnp.float32(1))[:2]
+    # Each where its value lies: else whole logits are sent around.
+    d_head = partitioning.constrain(d_head, _head_axes(model))
+    axes = ('batch', 'length', 'embed')
+    return value, d_head, partitioning.constrain(d_hidden, axes)
+
+  def empty(hidden, *_):
+    return jnp.float32(0), jnp.zeros_like(local), jnp.zeros_like(hidden)
+
+  def add(sums, chunk):
+    value, d_head, d_hidden = _if_used(gradients, empty, chunk)
+    # Of all chunks, so in f32.
+    return (sums[0] + value, sums[1] + d_head.astype(jnp.float32)), d_hidden
+
+  zeros = jnp.zeros_like(local, jnp.float32)
+  zeros = partitioning.constrain(zeros, _head_axes(model))
+  (total, d_head), d_hidden = jax.lax.scan(add, (jnp.float32(0), zeros), chunks)
+  return total, (d_head.astype(head.dtype), d_hidden)
+
+
+def _scaled(_, kept, grad):
+  d_head, d_hidden = (x * grad.astype(x.dtype) for x in kept)
+  return d_head, d_hidden, None, None
+
+
+_sum_of_chunks.defvjp(_with_gradients, _scaled)
+
+
+def _chunk_sum(model: Model, head, hidden, targets, weights) -> Array:
+  hidden = partitioning.constrain(hidden, ('loss_batch', 'length', 'embed'))
+  tied = model.config.tied_embeddings
+  own = {'embed': {'table': head}} if tied else {'head': head}
+  params = model.abstract_params() | own  # the others are not looked at
+  logits = model.logits(params, hidden)  # [B, width, V] f32
+  logits = partitioning.constrain(
+    logits, ('loss_batch', 'length', 'loss_vocab')
+  )
+  chosen = jnp.take_along_axis(logits, targets[..., None], -1)[..., 0]
+  nll = jax.nn.logsumexp(logits, -1) - chosen
+  return jnp.where(weights > 0, weights * nll, 0.0).sum()
+
+
+def _if_used(fn, otherwise, chunk):
+  """`fn` of a chunk, if it has a target at all."""
+  return jax.lax.cond((chunk[2] > 0).any(), fn, otherwise, *chunk)
 
 
 def _columns(rows: tuple[Array, ...], width: int) -> tuple[Array, ...]:
@@ -108,18 +172,14 @@ def _columns(rows: tuple[Array, ...], width: int) -> tuple[Array, ...]:
   return tuple(map(cut, rows))
 
 
-def _head_by_vocabulary(model: Model, params: Params) -> Params:
-  """The parameters with the head split over the vocabulary only.
+def _by_vocabulary(model: Model, head: Array) -> Array:
+  """The head in the compute dtype, split over the vocabulary only.
 
   Here and not in the loop over chunks: it would move once for each of them.
   """
-  if partitioning.num_shards('loss_vocab') == 1:
-    return params
-  if model.config.tied_embeddings:
-    table = params['embed']['table'].astype(model.dtype)
-    table = partitioning.constrain(table, ('loss_vocab', 'embed'))
-    return params | {'embed': {'table': table}}
-  head = params['head'].astype(model.dtype)
-  return params | {
-    'head': partitioning.constrain(head, ('embed', 'loss_vocab'))
-  }
+  return partitioning.constrain(head.astype(model.dtype), _head_axes(model))
+
+
+def _head_axes(model: Model) -> tuple[str, str]:
+  tied = model.config.tied_embeddings
+  return ('loss_vocab', 'embed') if tied else ('embed', 'loss_vocab')

@@ -103,6 +103,8 @@ def make_train_step(
   num_microbatches: int = 1,
   remat: str = 'none',
   implementation: str = 'xla',
+  loss_chunk: int = 256,
+  scan_layers: bool = True,
   mesh: Mesh | None = None,
   lora: Lora | None = None,
   compiler_options: Mapping[str, str] | None = None,
@@ -125,10 +127,15 @@ def make_train_step(
   def loss_fn(params, frozen, batch):
     if lora is not None:
       params = lora.attached(frozen, params)
-    total, weight = losses.weighted_nll(
-      model, params, batch, remat=remat, implementation=implementation
+    return losses.weighted_nll(
+      model,
+      params,
+      batch,
+      remat=remat,
+      implementation=implementation,
+      scan_layers=scan_layers,
+      chunk_size=loss_chunk,
     )
-    return total, weight
 
   grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
 
@@ -177,12 +184,22 @@ def make_train_step(
     compiler_options=_options(compiler_options),
     out_shardings=(shardings, NamedSharding(mesh, PartitionSpec())),
   )
+  return _OnMesh(jitted, mesh)
 
-  def on_mesh(state, batch):
-    with jax.set_mesh(mesh):
-      return jitted(state, batch)
 
-  return on_mesh
+class _OnMesh(NamedTuple):
+  """A jitted function whose context is a mesh."""
+
+  jitted: Any
+  mesh: Mesh
+
+  def __call__(self, *args: Any) -> Any:
+    with jax.set_mesh(self.mesh):
+      return self.jitted(*args)
+
+  def lower(self, *args: Any) -> jax.stages.Lowered:
+    with jax.set_mesh(self.mesh):
+      return self.jitted.lower(*args)
 
 
 def _options(options: Mapping[str, str] | None) -> dict[str, Any] | None:

@@ -31,7 +31,7 @@ from restem_jax import (
 )
 from restem_jax.models import kernels, remat
 from restem_jax.models.transformer import Model, Params
-from restem_jax.training import batches, optimizers, step as step_lib
+from restem_jax.training import batches, losses, optimizers, step as step_lib
 from restem_jax.training.lora import Lora
 
 _log = logging.getLogger(__name__)
@@ -60,7 +60,12 @@ class Trainer:
       (`packing`): the same loss for a fraction of the tokens.
     remat: what the backward pass keeps of a layer: none (everything), full
       (nothing), dots, or names of what to keep (`models.remat`).
+    scan_layers: compiles one layer for all of them. False compiles each: it
+      takes longer to start, and steps are faster on GPUs, which copy what a
+      scan keeps for the backward pass.
     attention: auto, xla, splash or cudnn (`models.kernels`).
+    loss_chunk: tokens whose vocabulary-wide logits a device holds at a time;
+      None: `losses.default_chunk`.
     compiler_options: XLA's flags for the step, of the mesh's platform.
     lora: trains low-rank updates of frozen weights; None trains all weights.
     patience: validations without a better reward before training stops.
@@ -78,7 +83,9 @@ class Trainer:
   normalizer: str = 'real_tokens'
   share_prefixes: bool = True
   remat: str = 'none'
+  scan_layers: bool = True
   attention: str = 'auto'
+  loss_chunk: int | None = None
   compiler_options: Mapping[str, str] | None = None
   lora: Lora | None = None
   patience: int = 1
@@ -86,8 +93,8 @@ class Trainer:
   seed: int = 0
 
   def __post_init__(self):
-    for name in ('num_epochs', 'batch_size', 'num_microbatches'):
-      if (value := getattr(self, name)) < 1:
+    for name in ('num_epochs', 'batch_size', 'num_microbatches', 'loss_chunk'):
+      if (value := getattr(self, name)) is not None and value < 1:
         raise ValueError(f'Trainer.{name}={value}; write 1 or more')
     if self.batch_size % self.num_microbatches:
       raise ValueError(
@@ -189,16 +196,7 @@ class Trainer:
       epoch, position = saved['epoch'], saved['position']
       history = saved['history']
       _log.info('%s: going on from step %d of %d', what, latest, total)
-    train_step = step_lib.make_train_step(
-      model,
-      optimizer,
-      num_microbatches=self.num_microbatches,
-      remat=self.remat,
-      implementation=self.implementation(model, feed.row_len, mesh),
-      mesh=mesh,
-      lora=self.lora,
-      compiler_options=self.compiler_options,
-    )
+    train_step = self.make_step(model, optimizer, feed.row_len, mesh)
     num_steps = int(state.step)
     with (
       _sigterm() as stop,
@@ -253,24 +251,41 @@ class Trainer:
     checkpoints.wait()
     return history
 
-  def implementation(
-    self, model: Model, row_len: int, mesh: Mesh | None
-  ) -> str:
-    """The implementation of attention for rows of so many tokens on a mesh.
+  def make_step(
+    self,
+    model: Model,
+    optimizer: optax.GradientTransformation,
+    row_len: int,
+    mesh: Mesh | None = None,
+  ) -> step_lib.TrainStep:
+    """The jitted step for rows of so many tokens on a mesh.
 
     Raises:
-      ValueError: it can't be what `attention` says.
+      ValueError: `attention` is none that can run there.
     """
+    platform = partitioning.platform(mesh)
     try:
-      return kernels.choose(
+      implementation = kernels.choose(
         self.attention,
-        platform=partitioning.platform(mesh),
+        platform=platform,
         config=model.config,
         dtype=model.dtype,
         row_len=row_len,
       )
     except ValueError as e:
       raise ValueError(f'Trainer.{e}') from None
+    return step_lib.make_train_step(
+      model,
+      optimizer,
+      num_microbatches=self.num_microbatches,
+      remat=self.remat,
+      scan_layers=self.scan_layers,
+      implementation=implementation,
+      loss_chunk=self.loss_chunk or losses.default_chunk(platform),
+      mesh=mesh,
+      lora=self.lora,
+      compiler_options=self.compiler_options,
+    )
 
   def _check_rows(self, mesh: Mesh | None) -> list[int] | None:
     """The rows of each batch that this process feeds; None for all."""

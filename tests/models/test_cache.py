@@ -137,3 +137,25 @@ def test_num_bytes():
   # or 2 of 1 and a scale of 4.
   assert cache.num_bytes(CONFIG, 3, 5, jnp.bfloat16) == 60 * 4
   assert cache.num_bytes(CONFIG, 3, 5, jnp.int8) == 60 * 6
+
+
+@pytest.mark.parametrize('window', [0, 1, 3, 6, 50])
+def test_spans_are_what_the_masks_say(window):
+  held = cache.empty(CONFIG, 4, (3, 3, 6), jnp.float32)
+  held = held._replace(start=ints(5, 0, 2, 2), length=ints(0, 3, 5, 11))
+  position = held.start + held.length
+  near = lambda at: (position[:, None] - at < window) if window else True
+  for (at, seen), span in zip(
+    cache.views(held, 3), cache.spans(held, 3, window), strict=True
+  ):
+    index = jnp.arange(seen.shape[1])[None]
+    within = (index >= span.start[:, None]) & (index < span.stop[:, None])
+    np.testing.assert_array_equal(within, seen & near(at))
+  # Two prefixes of 3 and 4 tokens; the last row has none.
+  number = jnp.array([[1, 1, 1, 2, 2, 2, 2]])
+  at = jnp.array([[0, 1, 2, 0, 1, 2, 3]])
+  seen = number == ints(1, 2, 2, -1)[:, None]
+  span = cache.context_span(cache.Context((), at, seen), position, window)
+  index = jnp.arange(7)[None]
+  within = (index >= span.start[:, None]) & (index < span.stop[:, None])
+  np.testing.assert_array_equal(within, seen & near(at))

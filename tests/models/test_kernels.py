@@ -1,5 +1,6 @@
 """Every implementation of attention equals the plain one."""
 
+import dataclasses
 import functools
 
 import cases
@@ -226,10 +227,48 @@ def test_a_choice_that_cannot_be(choice, platform, changed, words):
     kernels.choose(choice, platform=platform, config=config, **given)
 
 
-def test_each_choice_where_it_can_be():
-  given = {'config': CONFIG, 'dtype': jnp.bfloat16, 'row_len': 1024}
-  choose = functools.partial(kernels.choose, **given)
+GIVEN = {
+  'config': dataclasses.replace(CONFIG, head_dim=64),
+  'dtype': jnp.bfloat16,
+  'row_len': 1024,
+}
+
+
+def test_each_choice_where_it_can_be(monkeypatch):
+  monkeypatch.setattr(kernels, '_compute_capability', lambda: '9.0')
+  choose = functools.partial(kernels.choose, **GIVEN)
   assert choose('cudnn', platform='gpu') == 'cudnn'
   assert choose('splash', platform='tpu') == 'splash'
   assert choose('splash', platform='cpu') == 'splash_interpreted'
   assert choose('xla', platform='tpu') == 'xla'
+
+
+@pytest.mark.parametrize(
+  ('platform', 'capability', 'change', 'chosen'),
+  [
+    ('gpu', '9.0', {}, 'cudnn'),
+    ('gpu', '7.5', {}, 'xla'),  # before Ampere
+    ('gpu', 'gfx942', {}, 'xla'),  # AMD
+    ('gpu', 'None', {}, 'xla'),
+    ('gpu', '9.0', {'dtype': jnp.float32}, 'xla'),
+    ('gpu', '9.0', {'head_dim': 256}, 'xla'),
+    ('gpu', '9.0', {'head_dim': 36}, 'xla'),
+    ('gpu', '9.0', {'attention_softcap': 50.0}, 'xla'),
+    ('tpu', 'None', {}, 'splash'),
+    ('tpu', 'None', {'row_len': 1000}, 'xla'),
+    ('cpu', 'None', {}, 'xla'),
+  ],
+)
+def test_auto(monkeypatch, platform, capability, change, chosen):
+  monkeypatch.setattr(kernels, '_compute_capability', lambda: capability)
+  fields = {k: v for k, v in change.items() if k not in GIVEN}
+  config = dataclasses.replace(GIVEN['config'], **fields)
+  change = {k: v for k, v in change.items() if k in GIVEN}
+  given = GIVEN | {'config': config} | change
+  assert kernels.choose('auto', platform=platform, **given) == chosen
+
+
+def test_no_cudnn_on_an_old_gpu(monkeypatch):
+  monkeypatch.setattr(kernels, '_compute_capability', lambda: '7.5')
+  with pytest.raises(ValueError, match=r"'cudnn' needs .* 8\.0, .* has 7\.5"):
+    kernels.choose('cudnn', platform='gpu', **GIVEN)

@@ -136,6 +136,7 @@ def test_equals_the_reference(params, policy):
     {'num_slots': 1},
     {'steps_per_call': 50},
     {'prefill_tokens': 8},
+    {'decode_attention': 'triton'},
     *cases.further(
       {'num_slots': 32},
       {'steps_per_call': 1},
@@ -154,8 +155,10 @@ def test_samples_do_not_depend_on_the_shape(params, shape):
     assert_same(got[key], want[key])
 
 
-@pytest.mark.parametrize('attention', ['xla', 'cudnn_interpreted'])
-def test_shared_prefixes_equal_the_reference(params, attention):
+@pytest.mark.parametrize(
+  ('attention', 'decoding'), [('xla', 'triton'), ('cudnn_interpreted', 'xla')]
+)
+def test_shared_prefixes_equal_the_reference(params, attention, decoding):
   a, b = [5, 6, 7, 8, 9], [5, 6, 1]
   reqs = [
     engine_lib.Request(
@@ -166,7 +169,10 @@ def test_shared_prefixes_equal_the_reference(params, attention):
     for i, prefix in enumerate([a, b, a, [], b, a, []])
   ]
   engine = make(
-    prefixes=[b, a, [5]], segment_len=8, prefill_attention=attention
+    prefixes=[b, a, [5]],
+    segment_len=8,
+    prefill_attention=attention,
+    decode_attention=decoding,
   )
   got = collect(engine, params, reqs, SAMPLED)
   assert engine.stats.shared == 3 * len(a) + 2 * len(b)
@@ -322,6 +328,7 @@ def small_models(draw):
     'steps_per_call': draw(st.integers(1, 5)),
     'prefill_tokens': draw(st.sampled_from([1, 64])),
     'segment_len': draw(st.sampled_from([4, 128])),
+    'decode_attention': draw(st.sampled_from(['xla', 'triton'])),
   }
   return config, prefixes, prompts, shape, draw(st.booleans())
 

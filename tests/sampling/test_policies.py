@@ -10,10 +10,12 @@ from restem_jax.sampling import policies
 LOGITS = jnp.log(jnp.array([0.4, 0.3, 0.15, 0.1, 0.05]))
 
 
-def frequencies(policy, logits=LOGITS, num=20_000):
-  keys = jax.random.split(jax.random.key(0), num)
-  rows = jnp.broadcast_to(logits[None], (num, logits.shape[0]))
-  tokens, logprobs = jax.jit(policies.draw)(rows, keys, *policy.scalars())
+def frequencies(policy, logits=LOGITS, num=20_000, rows=20_000):
+  keys = jax.random.split(jax.random.key(0), num).reshape(-1, rows)
+  same = jnp.broadcast_to(logits[None], (rows, logits.shape[0]))
+  draw = jax.jit(policies.draw)
+  drawn = [draw(same, each, *policy.scalars()) for each in keys]
+  tokens, logprobs = (np.concatenate(x) for x in zip(*drawn, strict=True))
   np.testing.assert_allclose(
     logprobs, jax.nn.log_softmax(logits)[tokens], atol=1e-5
   )
@@ -56,6 +58,24 @@ def test_top_k_equals_a_sort(k, v):
   x = x.at[2].set(jnp.round(x[2]))  # equal ones
   got = jax.jit(policies._kth_largest)(x, jnp.int32(k))
   np.testing.assert_array_equal(got, np.sort(x, -1)[:, -k])
+
+
+@pytest.mark.parametrize(
+  ('k', 'num'), [(1, 200), (7, 4000), (64, 4000), (65, 400)]
+)
+def test_draws_are_of_the_k_largest_and_follow_their_probabilities(k, num):
+  """Of a vocabulary that has more blocks than are looked at."""
+  v = 8500
+  logits = 3 * np.random.default_rng(0).normal(size=v).astype(np.float32)
+  policy = policies.Policy(temperature=1.5, top_k=k)
+  counts = frequencies(policy, jnp.asarray(logits), num, rows=200)
+  order = np.argsort(-logits)
+  assert set(np.flatnonzero(counts)) <= set(order[:k])
+  probs = np.exp(logits[order[:k]] / 1.5)
+  want = probs / probs.sum() * num
+  often = want > 10
+  spread = (counts[order[:k]] - want)[often] / np.sqrt(want[often])
+  assert np.abs(spread).max() < 4.5
 
 
 def test_top_p_equals_a_sort():
