@@ -81,6 +81,9 @@ usage: python -m restem_jax.main --gin_file=FILE [--gin_file=FILE ...]
   --gin_search_paths=a,b     More directories of gin files.
   --run_mode=em              em (the whole loop, default), generate, score,
                              select, improve, evaluate, export, precompile.
+  --preempted_exit_code=0    The exit code after a SIGTERM, when all is saved:
+                             another one for schedulers that take 0 for the
+                             end of the work.
 
 Several hosts, each with this command and a MODEL_DIR that all see:
   --distributed              Asks the environment for the others: TPU pods,
@@ -117,6 +120,7 @@ class Arguments:
   bindings: tuple[tuple[str, str], ...]  # (name, value) of --gin.NAME=VALUE
   search_paths: tuple[str, ...]
   run_mode: str
+  preempted_exit_code: int = 0
   hosts: Mapping[str, Any] | None = None  # of `multihost.Options`
 
 
@@ -150,6 +154,7 @@ def parse(argv: Sequence[str]) -> Arguments:
   parser.add_argument('--gin_file', action='append', default=[])
   parser.add_argument('--gin_search_paths', default='')
   parser.add_argument('--run_mode', default='em')
+  parser.add_argument('--preempted_exit_code', type=int, default=0)
   parser.add_argument('--distributed', action='store_true')
   parser.add_argument('--coordinator_address')
   parser.add_argument('--process_count', type=int)
@@ -172,8 +177,15 @@ def parse(argv: Sequence[str]) -> Arguments:
     bindings=tuple(bindings),
     search_paths=tuple(p for p in known.gin_search_paths.split(',') if p),
     run_mode=known.run_mode,
+    preempted_exit_code=_exit_code(known.preempted_exit_code),
     hosts=_hosts(known),
   )
+
+
+def _exit_code(code: int) -> int:
+  if not 0 <= code <= 255:
+    raise UsageError(f'--preempted_exit_code={code}: write 0 to 255')
+  return code
 
 
 def _hosts(known: argparse.Namespace) -> dict[str, Any] | None:

@@ -99,12 +99,14 @@ def _main(argv: Sequence[str]) -> int:
       environment.use_compilation_cache(cache.root() / 'xla')
       memory.return_large_blocks()
       with _on_hosts(arguments), environment.full_disks_told():
-        run(
+        finished = run(
           system,
           run_mode=arguments.run_mode,
           config_text=config_text,
           versions=environment.versions(),
         )
+      if finished is False:
+        return arguments.preempted_exit_code
   except ValueError as e:
     # The library's own ValueErrors tell users what to write. One from below
     # (jax, numpy, int()) is a bug, and its traceback is wanted.

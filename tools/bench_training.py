@@ -110,7 +110,7 @@ class Bench:
       remat=args.remat,
       attention=args.attention,
       loss_chunk=args.loss_chunk or None,
-      scan_layers=not args.no_scan,
+      scan_layers=False if args.no_scan else None,
       optimizer=functools.partial(
         optax.adamw, weight_decay=0.0, mask=optimizers.matrices
       ),

@@ -91,9 +91,9 @@ class System:
     if self.init not in ('base', 'previous'):
       raise ValueError(f'System.init={self.init!r}; write base or previous')
 
-  # The run modes.
+  # The run modes. Those that train return False if SIGTERM came meanwhile.
 
-  def em(self) -> None:
+  def em(self) -> bool:
     """The whole loop."""
     run = Run(self)
     try:
@@ -106,37 +106,40 @@ class System:
           break
     except Preempted as e:
       _log.warning('%s; the same command goes on from there', e)
-      return
+      return False
     run.print_table()
+    return True
 
-  def generate(self) -> None:
+  def generate(self) -> bool:
     """Samples for the first iteration that is not finished."""
-    self._stage(Run.generate)
+    return self._stage(Run.generate)
 
-  def score(self) -> None:
+  def score(self) -> bool:
     """Scores the samples of the first iteration that is not finished."""
-    self._stage(Run.score)
+    return self._stage(Run.score)
 
-  def select(self) -> None:
+  def select(self) -> bool:
     """Selects the examples of the first iteration that is not finished."""
-    self._stage(Run.select)
+    return self._stage(Run.select)
 
-  def improve(self) -> None:
+  def improve(self) -> bool:
     """Trains the first iteration that is not finished."""
-    self._stage(Run.improve)
+    return self._stage(Run.improve)
 
-  def _stage(self, stage: Callable[['Run', int], object]) -> None:
+  def _stage(self, stage: Callable[['Run', int], object]) -> bool:
     run = Run(self)
     if run.current > self.num_iterations:
       _log.warning(
         'all %d iterations are finished; raise NUM_ITERATIONS for another',
         self.num_iterations,
       )
-      return
+      return True
     try:
       stage(run, run.current)
     except Preempted as e:
       _log.warning('%s; the same command goes on from there', e)
+      return False
+    return True
 
   def evaluate(self) -> None:
     """Evaluates `checkpoint`, or else the base model and every iteration."""

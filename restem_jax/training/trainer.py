@@ -60,9 +60,9 @@ class Trainer:
       (`packing`): the same loss for a fraction of the tokens.
     remat: what the backward pass keeps of a layer: none (everything), full
       (nothing), dots, or names of what to keep (`models.remat`).
-    scan_layers: compiles one layer for all of them. False compiles each: it
-      takes longer to start, and steps are faster on GPUs, which copy what a
-      scan keeps for the backward pass.
+    scan_layers: compiles one layer for all of them. False compiles each: steps
+      are faster on GPUs, which copy what a scan keeps for the backward pass.
+      None: False on GPUs that hold all weights, True elsewhere.
     attention: auto, xla, splash or cudnn (`models.kernels`).
     loss_chunk: tokens whose vocabulary-wide logits a device holds at a time;
       None: `losses.default_chunk`.
@@ -83,7 +83,7 @@ class Trainer:
   normalizer: str = 'real_tokens'
   share_prefixes: bool = True
   remat: str = 'none'
-  scan_layers: bool = True
+  scan_layers: bool | None = None
   attention: str = 'auto'
   loss_chunk: int | None = None
   compiler_options: Mapping[str, str] | None = None
@@ -274,12 +274,16 @@ class Trainer:
       )
     except ValueError as e:
       raise ValueError(f'Trainer.{e}') from None
+    scan_layers = self.scan_layers
+    if scan_layers is None:
+      whole = mesh is None or mesh.shape['fsdp'] * mesh.shape['tensor'] == 1
+      scan_layers = not (whole and platform == 'gpu')
     return step_lib.make_train_step(
       model,
       optimizer,
       num_microbatches=self.num_microbatches,
       remat=self.remat,
-      scan_layers=self.scan_layers,
+      scan_layers=scan_layers,
       implementation=implementation,
       loss_chunk=self.loss_chunk or losses.default_chunk(platform),
       mesh=mesh,

@@ -69,9 +69,11 @@ def test_sigterm_in_improve(begun, flags, files, expected, capsys):
   """Preemption: the state is saved, and nothing is lost or done twice."""
   flags = [*flags, runs.in_folder(begun)]
   ended = runs.command(
-    [*flags, '--run_mode=improve'], at='save', signal_name='SIGTERM'
+    [*flags, '--run_mode=improve', '--preempted_exit_code=9'],
+    at='save',
+    signal_name='SIGTERM',
   )
-  assert ended.returncode == 0, ended.stderr
+  assert ended.returncode == 9, ended.stderr
   assert 'saved at step' in ended.stderr
   assert 'the same command goes on from there' in ended.stderr
   steps = begun / 'iteration_01' / 'checkpoints'

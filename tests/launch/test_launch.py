@@ -214,10 +214,12 @@ def test_gke_is_one_workload():
   assert {'--docker-image=i', '--cluster=c', '--workload=w'} <= set(words)
   assert '--termination-grace-period-seconds=300' in words
   assert '--max-restarts' not in ' '.join(words)
+  assert '--preempted_exit_code' not in words[-1]
   again = launch('gke', *flags, '--max_restarts=3', '--', '--gin_file=a.gin')
   assert {'--max-restarts=3', '--restart-on-exit-codes=1'} <= set(
     shlex.split(again.stdout)
   )
+  assert ' --preempted_exit_code=1 ' in again.stdout
   refused = launch('gke', *flags, '--', LINES)
   assert refused.returncode == 2 and 'a line break' in refused.stderr
 

@@ -6,6 +6,7 @@ import networks
 import pytest
 
 from restem_jax.models import remat
+from restem_jax.models.transformer import Model
 
 B, T, L, D = 3, 8, 2, 16
 HEADS, KV_HEADS, MLP = 4 * 4, 2 * 4, 24  # numbers per token
@@ -52,6 +53,28 @@ def test_a_kernel_keeps_its_sums_with_its_output():
   """One log-sum per head: without it, it would run again."""
   got = kept('attention', 'splash_interpreted', num_tokens=128)
   assert got == D + HEADS + 4
+
+
+def test_cudnn_keeps_its_sums_with_its_output(monkeypatch):
+  """JAX's own kernel, traced only: it runs on GPUs."""
+  cudnn = pytest.importorskip('jax._src.cudnn.fused_attention_stablehlo')
+  monkeypatch.setattr(cudnn, 'check_cudnn_version', lambda: 91200)
+  monkeypatch.setattr(cudnn, 'check_compute_capability', lambda _: None)
+  model, params = networks.build({'head_dim': 16})
+  model = Model(model.config, jnp.bfloat16)
+  tokens = jnp.zeros((B, 128), jnp.int32)
+
+  def shapes(setting):
+    run = lambda p: model.hidden(
+      p, tokens, remat=setting, implementation='cudnn'
+    ).sum()
+    backward = jax.eval_shape(lambda p: jax.vjp(run, p)[1], params)
+    return [x.shape for x in jax.tree.leaves(backward) if 128 in x.shape[1:]]
+
+  sums, output = (L, B, 4, 128), (L, B, 128, 4, 16)
+  assert sorted(shapes('attention')) == sorted([*shapes('full'), sums, output])
+  assert sums in shapes('dots')
+  assert sums not in shapes('qkv')
 
 
 @pytest.mark.parametrize('setting', ['', 'qvk', 'full,mlp', 'qkv;mlp'])

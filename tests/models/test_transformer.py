@@ -216,15 +216,16 @@ def test_gradients_are_f32_at_bf16_compute():
 
 @pytest.fixture(scope='module')
 def gradient():
-  """The gradient of some loss, by the setting of remat."""
+  """The gradient of some loss, by the settings of remat and scan_layers."""
   model = Model(CONFIGS['gemma'])
   params = networks.random_params(model)
 
-  def loss(params, remat):
-    return jnp.sum(model.hidden(params, TOKENS, remat=remat) ** 2)
+  def loss(params, remat, scan):
+    hidden = model.hidden(params, TOKENS, remat=remat, scan_layers=scan)
+    return jnp.sum(hidden**2)
 
-  jitted = jax.jit(jax.grad(loss), static_argnums=1)
-  return functools.cache(lambda remat: jitted(params, remat))
+  jitted = jax.jit(jax.grad(loss), static_argnums=(1, 2))
+  return functools.cache(lambda remat, scan=True: jitted(params, remat, scan))
 
 
 @pytest.mark.parametrize(
@@ -234,6 +235,14 @@ def test_remat_changes_no_gradient(gradient, remat):
   jax.tree.map(
     lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5),
     gradient(remat),
+    gradient('none'),
+  )
+
+
+def test_layers_one_by_one_change_no_gradient(gradient):
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5),
+    gradient('full', scan=False),
     gradient('none'),
   )
 

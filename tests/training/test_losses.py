@@ -131,10 +131,43 @@ def test_chunks_without_targets_cost_nothing(built):
   fn = jax.jit(
     losses.weighted_nll, static_argnums=0, static_argnames='chunk_size'
   )
+  before = CountingModel.calls
   total, _ = fn(model, built[1], batch, chunk_size=8)
   jax.effects_barrier()
   # So many targets fill 3 chunks of 8, of the 15 that 6 * 19 tokens are.
-  assert CountingModel.calls == 3 and np.isfinite(total)
+  assert CountingModel.calls - before == 3 and np.isfinite(total)
+
+
+def test_gradients_need_no_logits_of_their_own(built):
+  """They are computed with the loss: three products with the head, not four."""
+  model = CountingModel(built[0].config)
+  batch = packed.one_per_row(packed.random_examples(6))
+
+  def loss(params):
+    return losses.weighted_nll(model, params, batch, chunk_size=8)[0]
+
+  before = CountingModel.calls
+  jax.block_until_ready(jax.jit(jax.grad(loss))(built[1]))
+  jax.effects_barrier()
+  assert CountingModel.calls - before == 3
+
+
+@pytest.mark.parametrize('tied', [True, False])
+def test_the_heads_gradient_is_a_sum_in_f32(tied):
+  """Its products are bf16, what the loop over chunks carries is not."""
+  model, params = networks.build({'tied_embeddings': tied})
+  model = Model(model.config, jnp.bfloat16)
+  batch = packed.one_per_row(packed.random_examples(6))
+  loss = lambda p: losses.weighted_nll(model, p, batch, chunk_size=8)[0]
+  head = params['embed']['table'] if tied else params['head']
+  carried = [
+    v.aval.dtype
+    for e in jax.make_jaxpr(jax.grad(loss))(params).jaxpr.eqns
+    if e.primitive.name == 'scan'
+    for v in e.outvars[: e.params['num_carry']]
+    if v.aval.shape == head.shape
+  ]
+  assert carried == [jnp.float32]
 
 
 def test_tokens_without_weight_do_not_matter(built, loss_and_grad):

@@ -36,6 +36,8 @@ def main() -> int:
     # Those that miss another process end with 1, which xpk takes for final.
     words += [f'--max-restarts={flags.max_restarts}']
     words += ['--restart-on-exit-codes=1']
+    # A host that was told to end, and saved: 0 would be the end of the work.
+    arguments = ['--preempted_exit_code=1', *arguments]
   words += [
     f'--{name}={value}'
     for name in ('zone', 'project')
