@@ -21,9 +21,14 @@ MODES = (
 
 @pytest.fixture(scope='module')
 def data_path(tmp_path_factory) -> pathlib.Path:
+  """Problems, and beside them the same as GSM8K has them."""
   path = tmp_path_factory.mktemp('data') / 'mine.jsonl'
-  rows = ({'question': f'item {i}', 'answer': str(i)} for i in range(80))
-  path.write_text(''.join(json.dumps(row) + '\n' for row in rows))
+  for name, answer in (('mine', '{}'), ('gsm8k', 'Let us see.\n#### {}')):
+    rows = (
+      {'question': f'item {i}', 'answer': answer.format(i)} for i in range(80)
+    )
+    text = ''.join(json.dumps(row) + '\n' for row in rows)
+    path.with_stem(name).write_text(text)
   return path
 
 
@@ -43,7 +48,9 @@ def build(data_path):
 
   def build(recipe, *more, **macros) -> System:
     close()
-    macros = {'DATA_PATH': str(data_path)} | macros
+    own = data_path.with_stem(pathlib.Path(recipe).stem)
+    path = own if own.exists() else data_path
+    macros = {'DATA_PATH': str(path)} | macros
     flags = [f'--gin.{name}={value!r}' for name, value in macros.items()]
     files = [f'--gin_file={name}' for name in (recipe, *more)]
     arguments = commandline.parse([*files, *flags])
