@@ -90,6 +90,7 @@ def test_the_processes_of_a_run():
     ),
     ('--distributed --host_timeout=1', '--host_timeout=1: write 2 or more'),
     ('--process_indx=1', 'did you mean --process_index'),
+    ('--preempted_exit_code=256', 'write 0 to 255'),
   ],
 )
 def test_processes_that_do_not_fit_together(flags, words):

@@ -15,6 +15,7 @@ import contextlib
 import dataclasses
 import functools
 import logging
+from typing import Any
 
 from etils import epath
 from jax.sharding import Mesh
@@ -88,6 +89,34 @@ class Sampling:
     """`kv_dtype` as the engine takes it."""
     return None if self.kv_dtype == 'auto' else self.kv_dtype
 
+  def implementations(
+    self, model: Model, mesh: Mesh | None, max_prompt_len: int
+  ) -> dict[str, Any]:
+    """Of attention, by the names that `sampling.programs.Shape` has for them.
+
+    Raises:
+      ValueError: they can't be what the attributes say.
+    """
+    platform = partitioning.platform(mesh)
+    try:
+      return {
+        'prefill_attention': kernels.choose(
+          self.attention,
+          platform=platform,
+          config=model.config,
+          dtype=model.dtype,
+          row_len=max_prompt_len,
+        ),
+        'decode_attention': kernels.choose_decoding(
+          self.decode_attention,
+          platform=platform,
+          dtype=model.dtype,
+          kv_dtype=self.kv() or model.dtype,
+        ),
+      }
+    except ValueError as e:
+      raise ValueError(f'Sampling.{e}') from None
+
 
 def _common_prefix(prompts: Sequence[tuple[int, ...]]) -> int:
   """Leading tokens that all share, the last token of each left out."""
@@ -121,23 +150,9 @@ class Sampler:
         f'Sampling.num_slots={sampling.num_slots} must be a multiple of '
         f'{parts}, the data x fsdp devices of the mesh'
       )
-    platform = partitioning.platform(mesh)
-    try:
-      self._attention = kernels.choose(
-        sampling.attention,
-        platform=platform,
-        config=model.config,
-        dtype=model.dtype,
-        row_len=task.max_prompt_len,
-      )
-      self._decoding = kernels.choose_decoding(
-        sampling.decode_attention,
-        platform=platform,
-        dtype=model.dtype,
-        kv_dtype=sampling.kv() or model.dtype,
-      )
-    except ValueError as e:
-      raise ValueError(f'Sampling.{e}') from None
+    self._implementations = sampling.implementations(
+      model, mesh, task.max_prompt_len
+    )
 
   @functools.cached_property
   def _prompts(self) -> dict[str, tuple[int, ...]]:
@@ -190,9 +205,8 @@ class Sampler:
       steps_per_call=self.sampling.steps_per_call,
       prefill_tokens=self.sampling.prefill_tokens,
       kv_dtype=self.sampling.kv(),
-      prefill_attention=self._attention,
-      decode_attention=self._decoding,
       mesh=self.mesh,
+      **self._implementations,
     )
 
   def compiling(self) -> contextlib.AbstractContextManager[None]:

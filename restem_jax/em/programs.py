@@ -111,6 +111,7 @@ def sampling(
       steps_per_call=settings.steps_per_call,
       prefill_tokens=settings.prefill_tokens,
       kv_dtype=settings.kv(),
+      **settings.implementations(model, mesh, max_prompt_len),
     ),
     mesh,
   )

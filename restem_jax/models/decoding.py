@@ -9,8 +9,8 @@ XLA makes some ten programs of it, which write and read all logits, and reads
 every row to the longest one's end. Here each key and value is read once, and
 only those that a row holds (docs/performance.md).
 
-JAX 0.11 has deprecated Pallas' Triton backend, which this is written for; a JAX
-without it takes XLA's programs (`kernels.choose_decoding`).
+JAX 0.11 has deprecated Pallas' Triton backend, which this is written for; with a
+JAX that lacks it, decoding is XLA's (`kernels.choose_decoding`).
 """
 
 import functools

@@ -61,7 +61,10 @@ def choose(
     return 'xla'
   refused = lambda why: ValueError(f'attention={choice!r} {why}; leave it out')
   if choice == 'cudnn' or (choice == 'auto' and platform == 'gpu'):
-    if (why := _no_cudnn(platform, config, dtype)) is None:
+    why = _no_cudnn(platform, config, dtype)
+    if choice == 'auto' and row_len % 2:
+      why = f'needs rows of an even number of tokens to train, not {row_len}'
+    if why is None:
       _log.info('attention: cudnn')
       return 'cudnn'
     if choice == 'cudnn':

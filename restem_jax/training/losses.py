@@ -1,8 +1,8 @@
 """The reward-weighted negative log-likelihood (arXiv 2312.06585 eq. 3).
 
 In: parameters and a packed batch. Out: sum of w * -log p over target tokens,
-and the sum of w. What is *not* here: gradients, normalisation across
-microbatches (`step`), how w comes about (`batches.token_weights`).
+and the sum of w. What is *not* here: normalisation across microbatches
+(`step`), how w comes about (`batches.token_weights`).
 """
 
 from collections.abc import Mapping

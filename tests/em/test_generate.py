@@ -182,6 +182,7 @@ def test_refused(field):
   [
     ('kv_dtype', 'int4', 'one of auto, float32, bfloat16, int8'),
     ('attention', 'splash', 'one of xla, cudnn'),
+    ('decode_attention', 'cudnn', 'one of auto, xla, triton'),
   ],
 )
 def test_refused_choices(field, value, words):

@@ -254,6 +254,7 @@ def test_each_choice_where_it_can_be(monkeypatch):
     ('gpu', '9.0', {'head_dim': 256}, 'xla'),
     ('gpu', '9.0', {'head_dim': 36}, 'xla'),
     ('gpu', '9.0', {'attention_softcap': 50.0}, 'xla'),
+    ('gpu', '9.0', {'row_len': 1001}, 'xla'),
     ('tpu', 'None', {}, 'splash'),
     ('tpu', 'None', {'row_len': 1000}, 'xla'),
     ('cpu', 'None', {}, 'xla'),
@@ -272,3 +273,33 @@ def test_no_cudnn_on_an_old_gpu(monkeypatch):
   monkeypatch.setattr(kernels, '_compute_capability', lambda: '7.5')
   with pytest.raises(ValueError, match=r"'cudnn' needs .* 8\.0, .* has 7\.5"):
     kernels.choose('cudnn', platform='gpu', **GIVEN)
+
+
+@pytest.mark.parametrize(
+  ('platform', 'capability', 'change', 'chosen'),
+  [
+    ('gpu', '9.0', {}, 'triton'),
+    ('gpu', '7.5', {}, 'xla'),
+    ('gpu', 'gfx942', {}, 'xla'),
+    ('gpu', '9.0', {'kv_dtype': 'int8'}, 'xla'),
+    ('gpu', '9.0', {'dtype': 'float32', 'kv_dtype': 'float32'}, 'xla'),
+    ('tpu', 'None', {}, 'xla'),
+    ('cpu', 'None', {}, 'xla'),
+  ],
+)
+def test_auto_of_decoding(monkeypatch, platform, capability, change, chosen):
+  monkeypatch.setattr(kernels, '_compute_capability', lambda: capability)
+  given = {'dtype': 'bfloat16', 'kv_dtype': 'bfloat16'} | change
+  got = kernels.choose_decoding('auto', platform=platform, **given)
+  assert got == chosen
+  if chosen == 'xla' and platform != 'cpu':
+    with pytest.raises(ValueError, match=r"decode_attention='triton' .*leave"):
+      kernels.choose_decoding('triton', platform=platform, **given)
+
+
+def test_decoding_without_pallas_triton(monkeypatch):
+  """As a later JAX will have it."""
+  monkeypatch.setattr(kernels, '_compute_capability', lambda: '9.0')
+  monkeypatch.setattr(kernels.importlib.util, 'find_spec', lambda _: None)
+  given = {'dtype': 'bfloat16', 'kv_dtype': 'bfloat16', 'platform': 'gpu'}
+  assert kernels.choose_decoding('auto', **given) == 'xla'
