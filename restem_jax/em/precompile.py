@@ -181,6 +181,12 @@ def _report(
     elif found := _TEMPORARIES.search(str(e)):
       temp, available = (_bytes(found[i]) for i in (1, 2))
       used = temp + sum(program.held.values())
+    elif found := _SCALARS.search(str(e)):
+      raise ValueError(
+        f'{program.name} for {target.name}: the tables of attention, one for '
+        f"each row and head, take {found[1]} of a chip's {found[2]} of scalar "
+        'memory; lower Trainer.batch_size or raise Trainer.num_microbatches'
+      ) from None
     else:
       raise
     fits = False
@@ -222,6 +228,7 @@ _OUT_OF_MEMORY = re.compile(r'Used ([\d.]+[KMGT]?) of ([\d.]+[KMGT]?) hbm')
 _TEMPORARIES = re.compile(
   r'temporaries \(([\d.]+[KMGT]?)\) exceeds available HBM \(([\d.]+[KMGT]?)\)'
 )
+_SCALARS = re.compile(r'Used ([\d.]+[KM]) of ([\d.]+[KM]) smem')
 
 
 @contextlib.contextmanager
