@@ -23,11 +23,8 @@ Compiling is excluded, prefill is not; best of 2.
 """
 
 import argparse
-import json
 import os
 import pathlib
-import platform
-import subprocess
 import sys
 import time
 from typing import Any
@@ -36,6 +33,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 # `transformers` wants room on the same device.
 os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
 
+import bench_peer
+import bench_row
 import bench_shapes
 import jax
 import jax.numpy as jnp
@@ -47,7 +46,6 @@ from restem_jax.models.transformer import Model
 from restem_jax.sampling import engine as engine_lib, stops
 from restem_jax.sampling.policies import Policy
 
-TOOLS = pathlib.Path(__file__).resolve().parent
 OWN, QUESTIONS, PEER_NEW = 32, 8, 128
 PAPER = Policy(temperature=0.7, top_k=40)
 
@@ -147,30 +145,13 @@ def limit(args: argparse.Namespace, model: Model) -> dict[str, float]:
 
 def over_transformers(args: argparse.Namespace, rate: float) -> float:
   """Our tokens per second over those of `transformers`."""
-  command = [args.torch_python, str(TOOLS / 'bench_decoding_torch.py')]
-  shape = bench_shapes.MODELS[args.model]
-  given = {
-    'vocab_size': shape.vocab_size,
-    'hidden_size': shape.embed_dim,
-    'intermediate_size': shape.mlp_dim,
-    'num_hidden_layers': shape.num_layers,
-    'num_attention_heads': shape.num_heads,
-    'num_key_value_heads': shape.num_kv_heads,
-    'head_dim': shape.head_dim,
-    'tie_word_embeddings': True,
+  asked = {
+    'config': bench_shapes.llama_config(bench_shapes.MODELS[args.model]),
+    'prompts': prompts(args),
+    'samples': args.slots // QUESTIONS,
+    'new': min(args.new, PEER_NEW),
   }
-  new = min(args.new, PEER_NEW)
-  asked = {'config': given, 'prompts': prompts(args), 'new': new}
-  asked['samples'] = args.slots // QUESTIONS
-  out = subprocess.run(
-    command,
-    check=True,
-    input=json.dumps(asked),
-    stdout=subprocess.PIPE,
-    text=True,
-  )
-  row = json.loads(out.stdout.splitlines()[-1])
-  print(json.dumps(row), file=sys.stderr)
+  row = bench_peer.ask(args.torch_python, 'bench_sampling_torch.py', asked)
   return rate / row['tokens_per_s']
 
 
@@ -208,16 +189,11 @@ def main() -> None:
   rate = args.slots * args.new / taken
 
   def show(figure: str, value: float, **more: Any) -> None:
-    row = {
-      'figure': figure,
-      'value': round(value, 3),
-      'unit': UNITS[figure],
-      'workload': f'{args.model}, random weights, {model.dtype}, {args.slots} '
-      f'slots, prefix of {args.prefix}, {args.new} new tokens',
-      'machine': f'{platform.machine()}, {os.cpu_count()} cores, '
-      f'{jax.devices()[0].device_kind}, jax {jax.__version__}',
-    }
-    print(json.dumps(row | more), flush=True)
+    workload = (
+      f'{args.model}, random weights, {model.dtype}, {args.slots} slots, prefix '
+      f'of {args.prefix}, {args.new} new tokens'
+    )
+    bench_row.show(figure, value, UNITS[figure], workload, **more)
 
   if 'w4_tokens_per_s' in figures:
     show('w4_tokens_per_s', rate)

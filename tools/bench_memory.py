@@ -22,10 +22,14 @@ def forget_peak() -> None:
   pathlib.Path('/proc/self/clear_refs').write_text('5')
 
 
-def _bytes(field: str, stat: str) -> int:
-  if stats := jax.local_devices()[0].memory_stats():
-    return stats[stat]
+def resident(field: str = 'VmRSS') -> int:
+  """Of this process, wherever it computes: now, or VmHWM, its peak."""
   for line in _STATUS.read_text().splitlines():
     if line.startswith(field + ':'):
       return int(line.split()[1]) * 1024
   raise ValueError(f'no {field} in {_STATUS}')
+
+
+def _bytes(field: str, stat: str) -> int:
+  stats = jax.local_devices()[0].memory_stats()
+  return stats[stat] if stats else resident(field)

@@ -36,7 +36,6 @@ import gc
 import json
 import os
 import pathlib
-import platform
 import subprocess
 import sys
 import tempfile
@@ -45,6 +44,8 @@ import time
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import bench_memory
+import bench_peer
+import bench_row
 import bench_shapes
 import jax
 import jax.numpy as jnp
@@ -59,7 +60,6 @@ from restem_jax.sampling import engine as engine_lib, stops
 from restem_jax.sampling.policies import Policy
 from restem_jax.weights import cache, load
 
-TOOLS = pathlib.Path(__file__).resolve().parent
 PREFIX, OWN, NEW, QUESTIONS, SAMPLES, SLOTS = 600, 83, 64, 8, 8, 64
 PAPER = Policy(temperature=0.7, top_k=40)
 
@@ -188,12 +188,15 @@ def limit_seconds(bench: Bench) -> float:
   return NEW * best(SLOTS, True) + prefill
 
 
-def over_transformers(python: str, seconds: float) -> float:
+def over_transformers(bench: Bench, python: str, seconds: float) -> float:
   """Of `transformers` on W1, in a process of its own, over ours."""
-  command = [python, str(TOOLS / 'bench_sampling_torch.py')]
-  out = subprocess.run(command, check=True, capture_output=True, text=True)
-  row = json.loads(out.stdout.splitlines()[-1])
-  print(json.dumps(row), file=sys.stderr)
+  asked = {
+    'config': bench_shapes.llama_config(bench_shapes.SMOLLM2),
+    'prompts': bench.prompts[:QUESTIONS],
+    'samples': SAMPLES,
+    'new': NEW,
+  }
+  row = bench_peer.ask(python, 'bench_sampling_torch.py', asked)
   return row['seconds'] / seconds
 
 
@@ -260,9 +263,9 @@ def million_growth_mib() -> float:
   for _ in engine.sample(params, requests, PAPER, seed=0):
     count += 1
     if count == 10_000:
-      early = bench_memory.in_use()
+      early = bench_memory.resident()
   assert count == 1_000_000
-  return (bench_memory.in_use() - early) / 2**20
+  return (bench_memory.resident() - early) / 2**20
 
 
 def first_sample(bench: Bench) -> None:
@@ -332,15 +335,7 @@ def main() -> None:
   ours = f'{weights}, {policy_lib.compute_dtype(args.dtype)}'
 
   def show(figure: str, value: float, workload: str = ours) -> None:
-    row = {
-      'figure': figure,
-      'value': round(value, 3),
-      'unit': UNITS[figure],
-      'workload': workload,
-      'machine': f'{platform.machine()}, {os.cpu_count()} cores, '
-      f'{jax.default_backend()}, jax {jax.__version__}',
-    }
-    print(json.dumps(row), flush=True)
+    bench_row.show(figure, value, UNITS[figure], workload)
 
   # What wants the machine's memory or start-up for itself goes first.
   if 'first_sample_s' in figures:
@@ -359,7 +354,8 @@ def main() -> None:
       show('w1_share_of_limit', limit_seconds(bench) / seconds)
     if 'w1_over_transformers' in figures:
       show(
-        'w1_over_transformers', over_transformers(args.torch_python, seconds)
+        'w1_over_transformers',
+        over_transformers(bench, args.torch_python, seconds),
       )
   if 'w2_utilisation' in figures:
     show('w2_utilisation', w2_utilisation(bench))

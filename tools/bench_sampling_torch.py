@@ -1,37 +1,31 @@
 #!/usr/bin/env python3
-"""W1 of bench_sampling.py by `transformers` generate: one JSON line.
+"""What the benchmarks of sampling ask, by `transformers` generate: one JSON line.
 
-The same shape and sizes, random weights; in the dtype whose matrix product is
-faster here. Needs the extra [parity].
+In: on stdin, JSON: `config` of a LlamaConfig, `prompts` of one length, `samples`
+of each, `new` tokens. Random weights; bf16 on a GPU, on a CPU the dtype whose
+matrix product is faster there. Needs the extra [parity].
 """
 
 import json
+import sys
 import time
 
 import torch
 import torch_dtype
 import transformers
 
-config = transformers.LlamaConfig(
-  vocab_size=49152,
-  hidden_size=576,
-  intermediate_size=1536,
-  num_hidden_layers=30,
-  num_attention_heads=9,
-  num_key_value_heads=3,
-  tie_word_embeddings=True,
-)
+asked = json.load(sys.stdin)
+gpu = torch.cuda.is_available()
+dtype = torch.bfloat16 if gpu else torch_dtype.faster_dtype()
+config = transformers.LlamaConfig(**asked['config'])
 torch.manual_seed(0)
-model = transformers.LlamaForCausalLM(config).eval()
-generator = torch.Generator().manual_seed(1)
-shared = torch.randint(1, 49152, (1, 600), generator=generator)
-own = torch.randint(1, 49152, (8, 83), generator=generator)
-prompts = torch.cat([shared.expand(8, -1), own], 1)
+with torch.device('cuda' if gpu else 'cpu'):
+  model = transformers.LlamaForCausalLM(config).eval().to(dtype)
+  prompts = torch.tensor(asked['prompts'])
 
 
-dtype = torch_dtype.faster_dtype()
-with torch.inference_mode():
-  model.to(dtype)(prompts)  # touches memory
+def generate(new: int) -> float:
+  """Seconds of so many new tokens of all samples."""
   start = time.perf_counter()
   out = model.generate(
     prompts,
@@ -39,13 +33,19 @@ with torch.inference_mode():
     do_sample=True,
     temperature=0.7,
     top_k=40,
-    num_return_sequences=8,
-    min_new_tokens=64,
-    max_new_tokens=64,
+    num_return_sequences=asked['samples'],
+    min_new_tokens=new,
+    max_new_tokens=new,
     pad_token_id=0,
   )
-taken = time.perf_counter() - start
-assert out.shape == (64, 683 + 64)
+  assert out.cpu().shape[1] == prompts.shape[1] + new
+  return time.perf_counter() - start
+
+
+with torch.inference_mode():
+  generate(1)  # touches memory, loads kernels
+  taken = generate(asked['new'])
+tokens = len(asked['prompts']) * asked['samples'] * asked['new']
 print(
   json.dumps(
     {
@@ -53,7 +53,7 @@ print(
       'torch': torch.__version__,
       'dtype': str(dtype),
       'seconds': round(taken, 2),
-      'tokens_per_s': round(4096 / taken, 1),
+      'tokens_per_s': round(tokens / taken, 1),
     }
   )
 )

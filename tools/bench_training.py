@@ -25,7 +25,7 @@ of its answers: what training without shared prefixes has to read.
   train_mfu                   their FLOPs over the peak of the chip
   train_over_torch            over the same examples in `transformers` and
                               torch's AdamW, padded, in the faster of its
-                              dtypes (needs the extra [parity])
+                              dtypes (needs the extra [parity]); of CPUs
   train_over_torch_unshared   its examples per row as with share_prefixes off
   train_peak_over_computed    resident bytes (on a GPU or TPU: the device's) at
                               their peak over weights, moments, gradients,
@@ -43,9 +43,7 @@ import dataclasses
 import functools
 import gc
 import json
-import os
 import pathlib
-import platform
 import subprocess
 import sys
 import time
@@ -54,6 +52,8 @@ from typing import Any
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import bench_memory
+import bench_peer
+import bench_row
 import bench_shapes
 import jax
 import jax.numpy as jnp
@@ -66,7 +66,6 @@ from restem_jax.records import Example
 from restem_jax.training import losses, optimizers, step as step_lib
 from restem_jax.training.trainer import Trainer
 
-TOOLS = pathlib.Path(__file__).resolve().parent
 PROBLEMS = 64
 
 
@@ -223,17 +222,11 @@ def matmuls(bench: Bench):
 def over_torch(bench: Bench, python: str) -> float:
   """Seconds of `transformers` on the batch's examples, in its own process."""
   _, examples = bench.batch(True)
-  given = json.dumps([(e.prompt_ids, e.target_ids) for e in examples])
-  out = subprocess.run(
-    [python, str(TOOLS / 'bench_training_torch.py')],
-    check=True,
-    input=given,
-    stdout=subprocess.PIPE,
-    text=True,
-  )
-  row = json.loads(out.stdout.splitlines()[-1])
-  print(json.dumps(row), file=sys.stderr)
-  return row['seconds']
+  asked = {
+    'config': bench_shapes.llama_config(bench.model.config),
+    'examples': [(e.prompt_ids, e.target_ids) for e in examples],
+  }
+  return bench_peer.ask(python, 'bench_training_torch.py', asked)['seconds']
 
 
 def computed_bytes(bench: Bench) -> dict[str, float]:
@@ -324,23 +317,21 @@ def main() -> None:
     parser.error(f'no figure {sorted(unknown)}; write some of {sorted(UNITS)}')
   if args.remat != 'dots' and 'train_peak_over_computed' in figures:
     parser.error('the bytes of train_peak_over_computed are those of dots')
+  over_torch_asked = any(figure.startswith('train_over') for figure in figures)
+  if over_torch_asked and jax.default_backend() != 'cpu' and not args.child:
+    parser.error('train_over_torch is of CPUs; leave it out of --figures')
   bench = Bench(args)
   if args.child:
     print(peak_over_computed(bench))
     return
 
   def show(figure: str, value: float | None, **more: Any) -> None:
-    row = {
-      'figure': figure,
-      'value': None if value is None else round(value, 3),
-      'unit': UNITS[figure],
-      'workload': f'{args.model}, random weights, {args.rows} rows of '
-      f'{args.row_len}, {args.shots} of shots, answers of {args.answer}, remat {args.remat}, '
-      f'{policy_lib.compute_dtype(args.dtype)}',
-      'machine': f'{platform.machine()}, {os.cpu_count()} cores, '
-      f'{jax.default_backend()}, jax {jax.__version__}',
-    }
-    print(json.dumps(row | more), flush=True)
+    workload = (
+      f'{args.model}, random weights, {args.rows} rows of {args.row_len}, '
+      f'{args.shots} of shots, answers of {args.answer}, remat {args.remat}, '
+      f'{policy_lib.compute_dtype(args.dtype)}'
+    )
+    bench_row.show(figure, value, UNITS[figure], workload, **more)
 
   # What wants the machine's memory for itself goes first.
   if 'train_peak_over_computed' in figures:
@@ -376,7 +367,7 @@ def main() -> None:
       flops, _ = bench.limit
       mfu = flops / (bench.seconds[True] * chip.peak)
       show('train_mfu', mfu, formula=formula, peak=chip.peak)
-  if any(figure.startswith('train_over') for figure in figures):
+  if over_torch_asked:
     tokens = tokens_of(bench.batch(True)[1])
     rate = tokens / over_torch(bench, args.peer_python)
     for share, figure in (

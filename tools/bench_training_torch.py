@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """The step of bench_training.py by `transformers` and torch: one JSON line.
 
-In: on stdin, JSON: a list of (prompt ids, target ids). One step of AdamW on
-them, as its `Trainer` makes one: batches of 4 examples (half of its default:
-less padding), each padded to its longest, gradients added up, the loss the
+In: on stdin, JSON: `config` of a LlamaConfig, `examples`, a list of (prompt ids,
+target ids). One step of AdamW on them, as its `Trainer` makes one: batches of 4
+examples (half of its default: less padding), each padded to its longest, gradients added up, the loss the
 mean over all target tokens, clipping. In the dtype whose matrix product is
 faster here; in bfloat16 all of it is, moments too. Needs the extra [parity].
 """
@@ -17,19 +17,12 @@ import torch_dtype
 import transformers
 
 BATCH = 4
-config = transformers.LlamaConfig(
-  vocab_size=49152,
-  hidden_size=576,
-  intermediate_size=1536,
-  num_hidden_layers=30,
-  num_attention_heads=9,
-  num_key_value_heads=3,
-  tie_word_embeddings=True,
-)
+asked = json.load(sys.stdin)
+config = transformers.LlamaConfig(**asked['config'])
 torch.manual_seed(0)
 model = transformers.LlamaForCausalLM(config)
 model.train()
-examples = json.load(sys.stdin)
+examples = asked['examples']
 num_targets = sum(len(target) for _, target in examples)
 
 

@@ -6,7 +6,7 @@ and what the caller's `store` keeps of the fresh keys and values. What is
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TYPE_CHECKING
+from typing import Any, NamedTuple
 
 from flax import nnx
 import jax.numpy as jnp
@@ -15,9 +15,6 @@ from jaxtyping import Array, Bool, Float, Int
 from restem_jax.models import blockwise, kernels, layers, remat
 from restem_jax.models.cache import KV, Span
 from restem_jax.models.config import ModelConfig
-
-if TYPE_CHECKING:
-  from restem_jax.models import decoding
 
 Whole = blockwise.Causal | kernels.Kernel
 
@@ -130,7 +127,7 @@ def attend(
   return (out / jnp.maximum(total, 1e-30)[..., None]).astype(q.dtype)
 
 
-def _of_span(q, kv: KV, span: Span, scale, softcap) -> 'decoding.Sums':
+def _of_span(q, kv: KV, span: Span, scale, softcap):
   from restem_jax.models import decoding  # loads Pallas
 
   return decoding.attend(q[..., 0, :], kv, span, scale, softcap)

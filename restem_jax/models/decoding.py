@@ -101,9 +101,8 @@ def _sums(start, stop, q, k, v, *, scale, softcap) -> Sums:
   (rows, heads, queries, hd), size = q.shape, k.shape[2]
   tile = _FEW if queries <= _FEW else _MANY
   tiles, blocks = pl.cdiv(queries, tile), pl.cdiv(size, _BLOCK)
-  splits = min(blocks, pl.cdiv(_PROGRAMS, rows * heads * tiles))
-  if tiles > 1:  # keys that are many rows' are few
-    splits = 1
+  # Keys that are many rows' are few.
+  splits = min(blocks, pl.cdiv(_PROGRAMS, rows * heads)) if tiles == 1 else 1
   split = pl.cdiv(blocks, splits) * _BLOCK
   # One axis of the grid for tiles and splits: there are three at most.
   span = pl.BlockSpec((None, tile), lambda r, k, i: (r, i // splits))

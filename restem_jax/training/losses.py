@@ -93,14 +93,8 @@ def weighted_nll(
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _sum_of_chunks(model: Model, head: Array, *chunks: Array) -> Array:
   """Sum of weight * nll; chunks of hidden states, targets and weights."""
-  head = _by_vocabulary(model, head)
-
-  def add(total, chunk):
-    empty = lambda *_: jnp.float32(0)
-    fn = functools.partial(_chunk_sum, model, head)
-    return total + _if_used(fn, empty, chunk), None
-
-  return jax.lax.scan(add, jnp.float32(0), chunks)[0]
+  # Nothing but tests asks for it without gradients.
+  return _with_gradients(model, head, *chunks)[0]
 
 
 def _with_gradients(model: Model, head: Array, *chunks: Array):
@@ -124,7 +118,8 @@ def _with_gradients(model: Model, head: Array, *chunks: Array):
     return jnp.float32(0), jnp.zeros_like(local), jnp.zeros_like(hidden)
 
   def add(sums, chunk):
-    value, d_head, d_hidden = _if_used(gradients, empty, chunk)
+    used = (chunk[2] > 0).any()
+    value, d_head, d_hidden = jax.lax.cond(used, gradients, empty, *chunk)
     # Of all chunks, so in f32.
     return (sums[0] + value, sums[1] + d_head.astype(jnp.float32)), d_hidden
 
@@ -154,11 +149,6 @@ def _chunk_sum(model: Model, head, hidden, targets, weights) -> Array:
   chosen = jnp.take_along_axis(logits, targets[..., None], -1)[..., 0]
   nll = jax.nn.logsumexp(logits, -1) - chosen
   return jnp.where(weights > 0, weights * nll, 0.0).sum()
-
-
-def _if_used(fn, otherwise, chunk):
-  """`fn` of a chunk, if it has a target at all."""
-  return jax.lax.cond((chunk[2] > 0).any(), fn, otherwise, *chunk)
 
 
 def _columns(rows: tuple[Array, ...], width: int) -> tuple[Array, ...]:
